@@ -1,0 +1,622 @@
+//! The content-addressed store: finished things on this machine, by name.
+//!
+//! ```text
+//! <root>/
+//!   version                 the layout number; another one refuses to open
+//!   lock                    held shared by every open store, exclusively by gc
+//!   blobs/<hex>             immutable bytes: layers, downloads, manifests
+//!   trees/<hex>/            an unpacked output, read only by convention
+//!   trees/<hex>.tree        its sorted list; there only when the tree is whole
+//!   records/<table>/<hex>   small JSON values by key: outputs, layers
+//!   roots/<name>            one line naming a record; what gc keeps
+//!   locks/<hex>             one per key that is being built
+//!   tmp/<name>              scratch of running builds, swept when its owner is gone
+//! ```
+//!
+//! - A name is written last, by rename after a sync, so that a reader sees all
+//!   of a thing or none of it, also after a power loss.
+//! - Everything is under one file system, so renames never copy.
+//! - Nothing here knows what a step, a layer or an image is.
+
+mod scratch;
+mod sweep;
+
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use thiserror::Error;
+
+use crate::digest::{Digest, Hasher};
+use crate::tree::{Tree, TreeError};
+
+pub use scratch::Scratch;
+pub use sweep::{Damage, Swept};
+
+/// The layout number. Changing it makes older stores unreadable to this
+/// program: say so in the changelog.
+const VERSION: &str = "forge store 1\n";
+
+/// A store that is open; holds a shared lock until dropped.
+#[derive(Debug)]
+pub struct Store {
+    root: PathBuf,
+    lock: File,
+}
+
+/// What can go wrong with a store.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum StoreError {
+    /// The disk refused.
+    #[error("could not {action} `{}`", path.display())]
+    Io {
+        /// What was being done, as a verb: `read`, `write`, `lock`.
+        action: &'static str,
+        /// The file concerned.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// Another layout, or no store at all.
+    #[error("`{}` is not a store of this version of forge: its `version` file says {found:?}", root.display())]
+    Version {
+        /// The store's folder.
+        root: PathBuf,
+        /// What the version file holds.
+        found: String,
+    },
+    /// The bytes are not those that were asked for.
+    #[error("{what} should have digest {expected} but has {found}")]
+    Mismatch {
+        /// What was read.
+        what: String,
+        /// The name it was to have.
+        expected: Digest,
+        /// The name of the bytes that came.
+        found: Digest,
+    },
+    /// An output that cannot be kept.
+    #[error(transparent)]
+    Tree(#[from] TreeError),
+    /// A record that is not what this program wrote.
+    #[error("record `{}` is damaged", path.display())]
+    Record {
+        /// The record's file.
+        path: PathBuf,
+        /// What the parser said.
+        source: serde_json::Error,
+    },
+    /// Another forge uses the store, so nothing can be removed now.
+    #[error("the store `{}` is in use by another forge", root.display())]
+    Busy {
+        /// The store's folder.
+        root: PathBuf,
+    },
+}
+
+/// A kind of record; each has its own folder and format number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Table {
+    /// Step key → output.
+    Outputs,
+    /// Tree digest and packing recipe → packed layer.
+    Layers,
+    /// Manifest digest → what the image is made of.
+    Images,
+}
+
+impl Table {
+    const ALL: [Table; 3] = [Table::Outputs, Table::Layers, Table::Images];
+
+    fn folder(self) -> &'static str {
+        match self {
+            Table::Outputs => "outputs-1",
+            Table::Layers => "layers-1",
+            Table::Images => "images-1",
+        }
+    }
+}
+
+fn failed(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> StoreError {
+    let path = path.to_owned();
+    move |source| StoreError::Io { action, path, source }
+}
+
+impl Store {
+    /// Opens the store at `root`, making it when there is none, and removes what
+    /// killed builds have left.
+    ///
+    /// # Errors
+    /// A folder that cannot be used, or that another version of forge laid out.
+    pub fn open(root: &Path) -> Result<Store, StoreError> {
+        // Private to its owner: step outputs may be readable to others otherwise.
+        fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(root)
+            .map_err(failed("make", root))?;
+        let root = root.canonicalize().map_err(failed("find", root))?;
+        let lock_path = root.join("lock");
+        let lock = OpenOptions::new()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .mode(0o600)
+            .open(&lock_path)
+            .map_err(failed("open", &lock_path))?;
+        lock.lock_shared().map_err(failed("lock", &lock_path))?;
+        let store = Store { root, lock };
+        let version = store.root.join("version");
+        match fs::read_to_string(&version) {
+            Ok(text) if text == VERSION => {}
+            Ok(found) => return Err(StoreError::Version { root: store.root.clone(), found }),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                let strangers = fs::read_dir(&store.root)
+                    .map_err(failed("read", &store.root))?
+                    .filter_map(Result::ok)
+                    .any(|entry| entry.file_name() != "lock");
+                if strangers {
+                    return Err(StoreError::Version {
+                        root: store.root.clone(),
+                        found: String::new(),
+                    });
+                }
+                for folder in ["blobs", "trees", "roots", "locks", "tmp", "records"] {
+                    store.make_folder(&store.root.join(folder))?;
+                }
+                store.write_atomically(&version, VERSION.as_bytes())?;
+            }
+            Err(error) => return Err(failed("read", &version)(error)),
+        }
+        for table in Table::ALL {
+            store.make_folder(&store.root.join("records").join(table.folder()))?;
+        }
+        store.sweep_scratch()?;
+        Ok(store)
+    }
+
+    /// The store's folder.
+    #[must_use]
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    fn make_folder(&self, path: &Path) -> Result<(), StoreError> {
+        match fs::create_dir(path) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+                Err(failed("make", path)(error))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Where a blob lies, whether it is there or not.
+    #[must_use]
+    pub fn blob_path(&self, digest: &Digest) -> PathBuf {
+        self.root.join("blobs").join(digest.hex())
+    }
+
+    /// The length of a blob in bytes, or `None` when it is not there.
+    ///
+    /// # Errors
+    /// The disk refused.
+    pub fn blob_size(&self, digest: &Digest) -> Result<Option<u64>, StoreError> {
+        let path = self.blob_path(digest);
+        match fs::metadata(&path) {
+            Ok(metadata) => Ok(Some(metadata.len())),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(failed("read", &path)(error)),
+        }
+    }
+
+    /// The bytes of a small blob, checked against its name.
+    ///
+    /// # Errors
+    /// The blob is absent or damaged.
+    pub fn read_blob(&self, digest: &Digest) -> Result<Vec<u8>, StoreError> {
+        let path = self.blob_path(digest);
+        let bytes = fs::read(&path).map_err(failed("read", &path))?;
+        let found = Digest::of(&bytes);
+        if found == *digest {
+            Ok(bytes)
+        } else {
+            Err(StoreError::Mismatch { what: path.display().to_string(), expected: *digest, found })
+        }
+    }
+
+    /// Opens a blob for reading; the caller checks the bytes as they pass.
+    ///
+    /// # Errors
+    /// The blob is absent.
+    pub fn open_blob(&self, digest: &Digest) -> Result<File, StoreError> {
+        let path = self.blob_path(digest);
+        File::open(&path).map_err(failed("read", &path))
+    }
+
+    /// Stores bytes from memory and names them.
+    ///
+    /// # Errors
+    /// The disk refused.
+    pub fn write_blob(&self, bytes: &[u8]) -> Result<Digest, StoreError> {
+        let mut blob = self.new_blob()?;
+        blob.write_all(bytes).map_err(failed("write", &self.root))?;
+        blob.keep(None).map(|(digest, _)| digest)
+    }
+
+    /// A blob to be written piece by piece; it has no name until kept.
+    ///
+    /// # Errors
+    /// The disk refused.
+    pub fn new_blob(&self) -> Result<NewBlob<'_>, StoreError> {
+        let tmp = self.root.join("tmp");
+        let file = tempfile::Builder::new()
+            .prefix("blob-")
+            .tempfile_in(&tmp)
+            .map_err(failed("write", &tmp))?;
+        Ok(NewBlob { store: self, hasher: Hasher::new(file) })
+    }
+
+    /// Where a tree is unpacked, whether it is there or not.
+    #[must_use]
+    pub fn tree_path(&self, digest: &Digest) -> PathBuf {
+        self.root.join("trees").join(digest.hex())
+    }
+
+    fn tree_list_path(&self, digest: &Digest) -> PathBuf {
+        self.root.join("trees").join(format!("{}.tree", digest.hex()))
+    }
+
+    /// Whether the whole tree is here.
+    #[must_use]
+    pub fn has_tree(&self, digest: &Digest) -> bool {
+        self.tree_list_path(digest).exists()
+    }
+
+    /// The list of a tree that is here, checked against its name.
+    ///
+    /// # Errors
+    /// The tree is absent or its list damaged.
+    pub fn read_tree(&self, digest: &Digest) -> Result<Tree, StoreError> {
+        let path = self.tree_list_path(digest);
+        let text = fs::read_to_string(&path).map_err(failed("read", &path))?;
+        let tree = Tree::from_text(&text)?;
+        let found = tree.digest();
+        if found == *digest {
+            Ok(tree)
+        } else {
+            Err(StoreError::Mismatch { what: path.display().to_string(), expected: *digest, found })
+        }
+    }
+
+    /// Takes over a folder of this store's scratch as a tree: stamps its times,
+    /// strips set-user-id bits, hashes it, and moves it to its name.
+    ///
+    /// # Errors
+    /// An entry that may not be in an output; a disk that refuses. The folder is
+    /// then left where it was.
+    pub fn keep_tree(&self, folder: &Path) -> Result<(Digest, Tree), StoreError> {
+        scratch::normalise(folder)?;
+        let tree = Tree::scan(folder)?;
+        let digest = tree.digest();
+        if !self.has_tree(&digest) {
+            // One sync for all files instead of one each: thousands of fsyncs
+            // cost minutes on a spinning disk.
+            let handle = File::open(folder).map_err(failed("open", folder))?;
+            rustix::fs::syncfs(&handle).map_err(|error| failed("sync", folder)(error.into()))?;
+            let target = self.tree_path(&digest);
+            match fs::rename(folder, &target) {
+                Ok(()) => {}
+                // Left by a build that was killed between this rename and the
+                // list, or put there by another build just now: same content.
+                Err(error)
+                    if matches!(
+                        error.kind(),
+                        io::ErrorKind::DirectoryNotEmpty | io::ErrorKind::AlreadyExists
+                    ) =>
+                {
+                    if !self.has_tree(&digest) {
+                        let trash = self.scratch("trash")?;
+                        fs::rename(&target, trash.path().join("old"))
+                            .map_err(failed("move", &target))?;
+                        fs::rename(folder, &target).map_err(failed("move", folder))?;
+                    }
+                }
+                Err(error) => return Err(failed("move", folder)(error)),
+            }
+            self.write_atomically(&self.tree_list_path(&digest), tree.to_text().as_bytes())?;
+        }
+        Ok((digest, tree))
+    }
+
+    fn record_path(&self, table: Table, key: &Digest) -> PathBuf {
+        self.root.join("records").join(table.folder()).join(key.hex())
+    }
+
+    /// The value recorded for `key`, or `None`.
+    ///
+    /// # Errors
+    /// The record cannot be read. One that does not parse counts as absent only
+    /// to [`Store::verify`]; here it is an error, as its writer was this program.
+    pub fn get<T: DeserializeOwned>(
+        &self,
+        table: Table,
+        key: &Digest,
+    ) -> Result<Option<T>, StoreError> {
+        let path = self.record_path(table, key);
+        match fs::read(&path) {
+            Ok(bytes) => serde_json::from_slice(&bytes)
+                .map(Some)
+                .map_err(|source| StoreError::Record { path, source }),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(failed("read", &path)(error)),
+        }
+    }
+
+    /// Records `value` for `key`; the last writer wins.
+    ///
+    /// # Errors
+    /// The disk refused.
+    pub fn put<T: Serialize>(
+        &self,
+        table: Table,
+        key: &Digest,
+        value: &T,
+    ) -> Result<(), StoreError> {
+        let path = self.record_path(table, key);
+        let bytes = serde_json::to_vec(value)
+            .map_err(|source| StoreError::Record { path: path.clone(), source })?;
+        self.write_atomically(&path, &bytes)
+    }
+
+    /// Names a digest so that gc keeps what it stands for. `name` may hold any
+    /// characters; it is hashed into a file name.
+    ///
+    /// # Errors
+    /// The disk refused.
+    pub fn set_root(&self, name: &str, digest: &Digest) -> Result<(), StoreError> {
+        let path = self.root.join("roots").join(Digest::of(name.as_bytes()).hex());
+        self.write_atomically(&path, format!("{digest} {name}\n").as_bytes())
+    }
+
+    /// The digest that a root names, or `None`.
+    ///
+    /// # Errors
+    /// The disk refused.
+    pub fn root_digest(&self, name: &str) -> Result<Option<Digest>, StoreError> {
+        let path = self.root.join("roots").join(Digest::of(name.as_bytes()).hex());
+        match fs::read_to_string(&path) {
+            Ok(text) => Ok(text.split(' ').next().and_then(|word| word.parse().ok())),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(failed("read", &path)(error)),
+        }
+    }
+
+    /// Waits until no other thread or process holds `key`, then holds it.
+    /// `waiting` is called once if that takes a wait.
+    ///
+    /// # Errors
+    /// The lock file cannot be used.
+    pub fn lock_key(&self, key: &Digest, waiting: impl FnOnce()) -> Result<KeyLock, StoreError> {
+        let path = self.root.join("locks").join(key.hex());
+        let file = OpenOptions::new()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .mode(0o600)
+            .open(&path)
+            .map_err(failed("open", &path))?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => {
+                waiting();
+                file.lock().map_err(failed("lock", &path))?;
+            }
+            Err(TryLockError::Error(error)) => return Err(failed("lock", &path)(error)),
+        }
+        Ok(KeyLock { _file: file })
+    }
+
+    /// Writes aside, syncs, renames, syncs the folder: after a power loss the
+    /// file has its old content or its new one.
+    fn write_atomically(&self, path: &Path, bytes: &[u8]) -> Result<(), StoreError> {
+        let tmp = self.root.join("tmp");
+        let mut file = tempfile::Builder::new()
+            .prefix("file-")
+            .permissions(fs::Permissions::from_mode(0o644))
+            .tempfile_in(&tmp)
+            .map_err(failed("write", &tmp))?;
+        file.write_all(bytes)
+            .and_then(|()| file.as_file().sync_all())
+            .map_err(failed("write", path))?;
+        file.persist(path).map_err(|error| failed("write", path)(error.error))?;
+        sync_parent(path)
+    }
+}
+
+fn sync_parent(path: &Path) -> Result<(), StoreError> {
+    let folder = path.parent().unwrap_or(path);
+    File::open(folder).and_then(|folder| folder.sync_all()).map_err(failed("sync", folder))
+}
+
+/// Held while a key is being built; freed on drop and at process death.
+#[derive(Debug)]
+pub struct KeyLock {
+    _file: File,
+}
+
+/// Bytes on their way to becoming a blob; dropped unkept, they are removed.
+pub struct NewBlob<'a> {
+    store: &'a Store,
+    hasher: Hasher<tempfile::NamedTempFile>,
+}
+
+impl NewBlob<'_> {
+    /// Gives the bytes their name. With `expected`, bytes of another digest are
+    /// refused and nothing is kept.
+    ///
+    /// # Errors
+    /// The disk refused, or the digest is another one.
+    pub fn keep(self, expected: Option<(&Digest, &str)>) -> Result<(Digest, u64), StoreError> {
+        let (digest, length, file) = self.hasher.finish();
+        if let Some((expected, what)) = expected
+            && *expected != digest
+        {
+            return Err(StoreError::Mismatch {
+                what: what.to_owned(),
+                expected: *expected,
+                found: digest,
+            });
+        }
+        let path = self.store.blob_path(&digest);
+        if !path.exists() {
+            file.as_file()
+                .set_permissions(fs::Permissions::from_mode(0o444))
+                .and_then(|()| file.as_file().sync_all())
+                .map_err(failed("write", &path))?;
+            file.persist(&path).map_err(|error| failed("write", &path)(error.error))?;
+            sync_parent(&path)?;
+        }
+        Ok((digest, length))
+    }
+}
+
+impl Write for NewBlob<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.hasher.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.hasher.flush()
+    }
+}
+
+/// Reads a file of the store and fails when its bytes do not have `expected`.
+///
+/// # Errors
+/// The disk refused, or the bytes are others.
+pub fn check_reader(reader: impl Read, expected: &Digest, what: &str) -> Result<u64, StoreError> {
+    let (found, length) = Digest::of_reader(reader).map_err(failed("read", Path::new(what)))?;
+    if found == *expected {
+        Ok(length)
+    } else {
+        Err(StoreError::Mismatch { what: what.to_owned(), expected: *expected, found })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn store() -> (tempfile::TempDir, Store) {
+        let folder = tempfile::tempdir().expect("a folder");
+        let store = Store::open(&folder.path().join("store")).expect("opens");
+        (folder, store)
+    }
+
+    #[test]
+    fn blob_round_trip_and_refusal() {
+        let (_folder, store) = store();
+        let digest = store.write_blob(b"bytes").expect("written");
+        assert_eq!(store.read_blob(&digest).expect("read"), b"bytes");
+        let mut other = store.new_blob().expect("new");
+        other.write_all(b"other").expect("write");
+        assert!(matches!(other.keep(Some((&digest, "x"))), Err(StoreError::Mismatch { .. })));
+        assert_eq!(store.blob_size(&Digest::of(b"other")).expect("size"), None);
+    }
+
+    #[test]
+    fn a_flipped_byte_is_noticed() {
+        let (_folder, store) = store();
+        let digest = store.write_blob(b"bytes").expect("written");
+        let path = store.blob_path(&digest);
+        fs::remove_file(&path).expect("removed");
+        fs::write(&path, b"bytez").expect("written");
+        assert!(matches!(store.read_blob(&digest), Err(StoreError::Mismatch { .. })));
+        assert_eq!(store.verify().expect("verifies").len(), 1);
+    }
+
+    #[test]
+    fn trees_are_stamped_and_named() {
+        let (_folder, store) = store();
+        let mut digests = Vec::new();
+        for _ in 0..2 {
+            let scratch = store.scratch("t").expect("scratch");
+            let root = scratch.path().join("out");
+            fs::create_dir_all(root.join("a")).expect("mkdir");
+            fs::write(root.join("a/f"), "x").expect("write");
+            fs::set_permissions(root.join("a/f"), fs::Permissions::from_mode(0o4755))
+                .expect("chmod");
+            let (digest, _) = store.keep_tree(&root).expect("kept");
+            digests.push(digest);
+        }
+        assert_eq!(digests[0], digests[1]);
+        let file = fs::metadata(store.tree_path(&digests[0]).join("a/f")).expect("there");
+        assert_eq!(file.permissions().mode() & 0o7777, 0o755);
+        assert_eq!(std::os::unix::fs::MetadataExt::mtime(&file), crate::tree::STAMP);
+        assert_eq!(store.read_tree(&digests[0]).expect("list").entries.len(), 2);
+    }
+
+    #[test]
+    fn half_a_tree_is_replaced() {
+        let (_folder, store) = store();
+        let make = |text: &str| {
+            let scratch = store.scratch("t").expect("scratch");
+            let root = scratch.path().join("out");
+            fs::create_dir_all(&root).expect("mkdir");
+            fs::write(root.join("f"), text).expect("write");
+            store.keep_tree(&root).expect("kept").0
+        };
+        let digest = make("x");
+        fs::remove_file(store.tree_list_path(&digest)).expect("killed before the list was written");
+        fs::write(store.tree_path(&digest).join("f"), "torn").expect("write");
+        assert!(!store.has_tree(&digest));
+        assert_eq!(make("x"), digest);
+        assert_eq!(fs::read(store.tree_path(&digest).join("f")).expect("read"), b"x");
+    }
+
+    #[test]
+    fn another_layout_is_refused() {
+        let (folder, store) = store();
+        drop(store);
+        fs::write(folder.path().join("store/version"), "forge store 99\n").expect("write");
+        assert!(matches!(
+            Store::open(&folder.path().join("store")),
+            Err(StoreError::Version { .. })
+        ));
+        fs::create_dir(folder.path().join("home")).expect("mkdir");
+        fs::write(folder.path().join("home/letter"), "").expect("write");
+        assert!(matches!(
+            Store::open(&folder.path().join("home")),
+            Err(StoreError::Version { .. })
+        ));
+    }
+
+    #[test]
+    fn scratch_of_the_dead_is_swept_and_of_the_living_kept() {
+        let (folder, store) = store();
+        let alive = store.scratch("alive").expect("scratch");
+        let dead = store.root().join("tmp/dead-1");
+        fs::create_dir(&dead).expect("mkdir");
+        fs::write(dead.join("file"), "").expect("write");
+        let again = Store::open(&folder.path().join("store")).expect("opens");
+        assert!(alive.path().exists());
+        assert!(!dead.exists());
+        drop(again);
+    }
+
+    #[test]
+    fn gc_keeps_what_a_root_needs() {
+        let (_folder, store) = store();
+        let kept = store.write_blob(b"kept").expect("written");
+        let gone = store.write_blob(b"gone").expect("written");
+        let swept =
+            store.gc(|digest| Ok(*digest == kept), |_| Ok(true), |_, _| Ok(true)).expect("sweeps");
+        assert_eq!(swept.files, 1);
+        assert!(store.blob_size(&kept).expect("size").is_some());
+        assert!(store.blob_size(&gone).expect("size").is_none());
+    }
+}

@@ -1,0 +1,162 @@
+//! What keeps a store healthy: removing what nothing needs, finding damage.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use super::{Store, StoreError, Table, check_reader, failed, scratch};
+use crate::digest::Digest;
+use crate::tree::Tree;
+
+/// What a gc removed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Swept {
+    /// Blobs, trees and records.
+    pub files: u64,
+    /// Bytes of the blobs and trees among them.
+    pub bytes: u64,
+}
+
+/// One damaged thing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Damage {
+    /// Where it lies.
+    pub path: PathBuf,
+    /// What is wrong with it.
+    pub problem: String,
+}
+
+impl Store {
+    /// All roots: name and digest, sorted by name.
+    ///
+    /// # Errors
+    /// The disk refused.
+    pub fn roots(&self) -> Result<Vec<(String, Digest)>, StoreError> {
+        let folder = self.root().join("roots");
+        let mut roots = Vec::new();
+        for entry in fs::read_dir(&folder).map_err(failed("read", &folder))? {
+            let path = entry.map_err(failed("read", &folder))?.path();
+            let text = fs::read_to_string(&path).map_err(failed("read", &path))?;
+            if let Some((digest, name)) = text.trim_end().split_once(' ')
+                && let Ok(digest) = digest.parse()
+            {
+                roots.push((name.to_owned(), digest));
+            }
+        }
+        roots.sort();
+        Ok(roots)
+    }
+
+    /// Removes every blob, tree and record that the three questions say no to.
+    /// The caller knows what is reachable; the store only knows how to remove.
+    ///
+    /// # Errors
+    /// [`StoreError::Busy`] while another forge has the store open.
+    pub fn gc(
+        &self,
+        keep_blob: impl Fn(&Digest) -> Result<bool, StoreError>,
+        keep_tree: impl Fn(&Digest) -> Result<bool, StoreError>,
+        keep_record: impl Fn(Table, &Digest) -> Result<bool, StoreError>,
+    ) -> Result<Swept, StoreError> {
+        // Upgrading the shared lock: fails while anybody else holds it.
+        if self.lock.try_lock().is_err() {
+            return Err(StoreError::Busy { root: self.root().to_owned() });
+        }
+        let result = self.remove_unneeded(keep_blob, keep_tree, keep_record);
+        self.lock.lock_shared().map_err(failed("lock", self.root()))?;
+        result
+    }
+
+    fn remove_unneeded(
+        &self,
+        keep_blob: impl Fn(&Digest) -> Result<bool, StoreError>,
+        keep_tree: impl Fn(&Digest) -> Result<bool, StoreError>,
+        keep_record: impl Fn(Table, &Digest) -> Result<bool, StoreError>,
+    ) -> Result<Swept, StoreError> {
+        let mut swept = Swept::default();
+        // Records first: a record never outlives what it names.
+        for table in Table::ALL {
+            for (path, key) in self.named(&self.root().join("records").join(table.folder()), "")? {
+                if !keep_record(table, &key)? {
+                    fs::remove_file(&path).map_err(failed("remove", &path))?;
+                    swept.files += 1;
+                }
+            }
+        }
+        for (path, digest) in self.named(&self.root().join("trees"), ".tree")? {
+            if !keep_tree(&digest)? {
+                swept.bytes += self.read_tree(&digest).map_or(0, |tree| tree.size());
+                swept.files += 1;
+                // The list first: without it the tree counts as absent.
+                fs::remove_file(&path).map_err(failed("remove", &path))?;
+            }
+        }
+        for (path, digest) in self.named(&self.root().join("trees"), "")? {
+            if !self.has_tree(&digest) {
+                scratch::remove_tree(&path).map_err(failed("remove", &path))?;
+            }
+        }
+        for (path, digest) in self.named(&self.root().join("blobs"), "")? {
+            if !keep_blob(&digest)? {
+                swept.bytes += fs::metadata(&path).map_or(0, |metadata| metadata.len());
+                swept.files += 1;
+                fs::remove_file(&path).map_err(failed("remove", &path))?;
+            }
+        }
+        for (path, _) in self.named(&self.root().join("locks"), "")? {
+            fs::remove_file(&path).map_err(failed("remove", &path))?;
+        }
+        Ok(swept)
+    }
+
+    /// Reads everything and lists what is not what its name says.
+    ///
+    /// # Errors
+    /// A folder of the store cannot be read.
+    pub fn verify(&self) -> Result<Vec<Damage>, StoreError> {
+        let mut damage = Vec::new();
+        for (path, digest) in self.named(&self.root().join("blobs"), "")? {
+            let checked = self
+                .open_blob(&digest)
+                .and_then(|file| check_reader(file, &digest, &path.display().to_string()));
+            if let Err(error) = checked {
+                damage.push(Damage { path, problem: error.to_string() });
+            }
+        }
+        for (path, digest) in self.named(&self.root().join("trees"), ".tree")? {
+            let folder = self.tree_path(&digest);
+            match Tree::scan(&folder).map(|tree| tree.digest()) {
+                Ok(found) if found == digest => {}
+                Ok(found) => damage
+                    .push(Damage { path: folder, problem: format!("its content is now {found}") }),
+                Err(error) => damage.push(Damage { path: folder, problem: error.to_string() }),
+            }
+            if let Err(error) = self.read_tree(&digest) {
+                damage.push(Damage { path, problem: error.to_string() });
+            }
+        }
+        for table in Table::ALL {
+            for (path, key) in self.named(&self.root().join("records").join(table.folder()), "")? {
+                if let Err(error) = self.get::<serde_json::Value>(table, &key) {
+                    damage.push(Damage { path, problem: error.to_string() });
+                }
+            }
+        }
+        Ok(damage)
+    }
+
+    /// The entries of a folder that are named by a digest and `ending`, sorted.
+    fn named(&self, folder: &Path, ending: &str) -> Result<Vec<(PathBuf, Digest)>, StoreError> {
+        let mut found = Vec::new();
+        for entry in fs::read_dir(folder).map_err(failed("read", folder))? {
+            let entry = entry.map_err(failed("read", folder))?;
+            let name = entry.file_name();
+            if let Some(hex) = name.to_str().and_then(|name| name.strip_suffix(ending))
+                && let Ok(digest) = Digest::from_hex(hex)
+            {
+                found.push((entry.path(), digest));
+            }
+        }
+        found.sort();
+        Ok(found)
+    }
+}
