@@ -1,0 +1,261 @@
+//! The file system of a step where nothing can be mounted: a copy.
+//!
+//! Root in a plain container (a CI pod) may chroot but not mount. The inputs are
+//! then copied into one folder, and what the step changed is found afterwards by
+//! comparing each entry with what was noted before: inode, size, mode and change
+//! time, which no program can set back. Changes go to `upper/` in the form that
+//! overlayfs uses, so callers see no difference between the modes.
+
+use std::collections::BTreeMap;
+use std::fs::{self, Metadata};
+use std::io;
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, symlink};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{AtFlags, CWD, FileType, Timespec, Timestamps, UTIME_OMIT};
+
+use super::{SandboxError, Spec};
+use crate::tree::{OPAQUE_ATTRIBUTE, STAMP};
+
+/// What is noted of each entry before the step: path below the root → stamp.
+pub(super) type Before = BTreeMap<PathBuf, Noted>;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Noted {
+    inode: u64,
+    size: u64,
+    mode: u32,
+    changed: (i64, i64),
+}
+
+impl Noted {
+    fn of(metadata: &Metadata) -> Noted {
+        // A directory's size and times change with its entries, which are
+        // compared themselves.
+        let directory = metadata.is_dir();
+        Noted {
+            inode: metadata.ino(),
+            size: if directory { 0 } else { metadata.len() },
+            mode: metadata.mode(),
+            changed: if directory { (0, 0) } else { (metadata.ctime(), metadata.ctime_nsec()) },
+        }
+    }
+}
+
+/// Folders at the root that are never part of an output.
+const OUTSIDE: [&str; 3] = ["dev", "proc", "tmp"];
+
+fn failed(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> SandboxError {
+    let path = path.to_owned();
+    move |source| SandboxError::Copy { action, path, source }
+}
+
+/// Makes `root/` of the scratch folder: the layers one over another, then what
+/// is in `upper/` already, then devices and binds.
+pub(super) fn copy_inputs(spec: &Spec) -> Result<Before, SandboxError> {
+    let root = spec.scratch.join("root");
+    let upper = spec.scratch.join("upper");
+    for layer in spec.layers.iter().chain([&upper]) {
+        copy_layer(layer, &root)?;
+    }
+    for folder in OUTSIDE {
+        fs::create_dir_all(root.join(folder)).map_err(failed("make", &root.join(folder)))?;
+    }
+    fs::set_permissions(root.join("tmp"), fs::Permissions::from_mode(0o1777))
+        .map_err(failed("chmod", &root))?;
+    for (name, major, minor) in
+        [("null", 1, 3), ("zero", 1, 5), ("full", 1, 7), ("random", 1, 8), ("urandom", 1, 9)]
+    {
+        let path = root.join("dev").join(name);
+        let mode = rustix::fs::Mode::from_raw_mode(0o666);
+        rustix::fs::mknodat(
+            CWD,
+            &path,
+            FileType::CharacterDevice,
+            mode,
+            rustix::fs::makedev(major, minor),
+        )
+        .map_err(|error| failed("make the device", &path)(error.into()))?;
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o666))
+            .map_err(failed("chmod", &path))?;
+    }
+    // What upper holds already counts as written by the step: it is moved there
+    // again afterwards, so it must be absent from the notes.
+    let given = paths(&upper)?;
+    fs::remove_dir_all(&upper).map_err(failed("remove", &upper))?;
+    fs::create_dir(&upper).map_err(failed("make", &upper))?;
+    let mut before = Before::new();
+    note(&root, Path::new(""), &mut before)?;
+    for path in given {
+        before.remove(&path);
+    }
+    for bind in &spec.binds {
+        let inside = bind.to.strip_prefix("/").unwrap_or(&bind.to);
+        let to = root.join(inside);
+        if let Some(parent) = to.parent() {
+            fs::create_dir_all(parent).map_err(failed("make", parent))?;
+        }
+        if fs::symlink_metadata(&to).is_ok_and(|metadata| metadata.is_symlink()) {
+            fs::remove_file(&to).map_err(failed("replace", &to))?;
+        }
+        if bind.from.is_dir() {
+            copy_layer(&bind.from, &to)?;
+        } else {
+            fs::copy(&bind.from, &to).map_err(failed("copy", &bind.from))?;
+        }
+        let metadata = fs::symlink_metadata(&to).map_err(failed("read", &to))?;
+        before.insert(inside.to_owned(), Noted::of(&metadata));
+        if metadata.is_dir() {
+            note(&root, inside, &mut before)?;
+        }
+    }
+    Ok(before)
+}
+
+fn copy_layer(from: &Path, to: &Path) -> Result<(), SandboxError> {
+    fs::create_dir_all(to).map_err(failed("make", to))?;
+    let mut links = BTreeMap::new();
+    copy_folder(from, to, &mut links)
+}
+
+fn copy_folder(
+    from: &Path,
+    to: &Path,
+    links: &mut BTreeMap<(u64, u64), PathBuf>,
+) -> Result<(), SandboxError> {
+    for entry in fs::read_dir(from).map_err(failed("read", from))? {
+        let entry = entry.map_err(failed("read", from))?;
+        let (source, target) = (entry.path(), to.join(entry.file_name()));
+        let metadata = entry.metadata().map_err(failed("read", &source))?;
+        let there = fs::symlink_metadata(&target).ok();
+        let kind = metadata.file_type();
+        if kind.is_dir() {
+            let mut value = [0_u8; 4];
+            let opaque = rustix::fs::lgetxattr(&source, OPAQUE_ATTRIBUTE, &mut value).is_ok();
+            if there.is_some_and(|there| opaque || !there.is_dir()) {
+                remove(&target)?;
+            }
+            fs::create_dir_all(&target).map_err(failed("make", &target))?;
+            copy_folder(&source, &target, links)?;
+            fs::set_permissions(&target, metadata.permissions())
+                .map_err(failed("chmod", &target))?;
+            continue;
+        }
+        if there.is_some() {
+            remove(&target)?;
+        }
+        if kind.is_symlink() {
+            let link = fs::read_link(&source).map_err(failed("read", &source))?;
+            symlink(link, &target).map_err(failed("link", &target))?;
+        } else if kind.is_file() {
+            let first = (metadata.nlink() > 1)
+                .then(|| links.get(&(metadata.dev(), metadata.ino())))
+                .flatten();
+            if let Some(first) = first {
+                fs::hard_link(first, &target).map_err(failed("link", &target))?;
+            } else {
+                fs::copy(&source, &target).map_err(failed("copy", &source))?;
+                links.insert((metadata.dev(), metadata.ino()), target.clone());
+            }
+        } else if !(kind.is_char_device() && metadata.rdev() == 0) {
+            return Err(failed("copy the special file", &source)(
+                io::ErrorKind::Unsupported.into(),
+            ));
+        }
+        if !kind.is_char_device() {
+            let times = Timestamps {
+                last_access: Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT },
+                last_modification: Timespec { tv_sec: STAMP, tv_nsec: 0 },
+            };
+            rustix::fs::utimensat(CWD, &target, &times, AtFlags::SYMLINK_NOFOLLOW)
+                .map_err(|error| failed("stamp", &target)(error.into()))?;
+        }
+    }
+    Ok(())
+}
+
+fn remove(path: &Path) -> Result<(), SandboxError> {
+    let directory = fs::symlink_metadata(path).is_ok_and(|metadata| metadata.is_dir());
+    if directory { fs::remove_dir_all(path) } else { fs::remove_file(path) }
+        .map_err(failed("remove", path))
+}
+
+fn paths(root: &Path) -> Result<Vec<PathBuf>, SandboxError> {
+    let mut before = Before::new();
+    note(root, Path::new(""), &mut before)?;
+    Ok(before.into_keys().collect())
+}
+
+fn note(root: &Path, below: &Path, before: &mut Before) -> Result<(), SandboxError> {
+    let folder = root.join(below);
+    for entry in fs::read_dir(&folder).map_err(failed("read", &folder))? {
+        let entry = entry.map_err(failed("read", &folder))?;
+        let path = below.join(entry.file_name());
+        if OUTSIDE.iter().any(|outside| path == Path::new(outside)) {
+            continue;
+        }
+        let metadata = entry.metadata().map_err(failed("read", &entry.path()))?;
+        before.insert(path.clone(), Noted::of(&metadata));
+        if metadata.is_dir() {
+            note(root, &path, before)?;
+        }
+    }
+    Ok(())
+}
+
+/// Moves what the step made or changed to `upper/`, and marks what it removed.
+pub(super) fn collect_changes(spec: &Spec, before: &Before) -> Result<(), SandboxError> {
+    let root = spec.scratch.join("root");
+    let upper = spec.scratch.join("upper");
+    let mut after = Before::new();
+    note(&root, Path::new(""), &mut after)?;
+    for (path, noted) in &after {
+        if before.get(path) == Some(noted) {
+            continue;
+        }
+        let (from, to) = (root.join(path), upper.join(path));
+        parents(&root, &upper, path)?;
+        let metadata = fs::symlink_metadata(&from).map_err(failed("read", &from))?;
+        if metadata.is_dir() {
+            if !to.exists() {
+                fs::create_dir(&to).map_err(failed("make", &to))?;
+            }
+            fs::set_permissions(&to, metadata.permissions()).map_err(failed("chmod", &to))?;
+        } else {
+            // A link keeps hard links among the outputs together.
+            fs::hard_link(&from, &to).map_err(failed("link", &to))?;
+        }
+    }
+    for path in before.keys().filter(|path| !after.contains_key(*path)) {
+        let parent_is_gone = path.parent().is_some_and(|parent| {
+            !parent.as_os_str().is_empty()
+                && !after.get(parent).is_some_and(|noted| noted.mode & 0o170_000 == 0o040_000)
+        });
+        if parent_is_gone {
+            continue;
+        }
+        parents(&root, &upper, path)?;
+        let to = upper.join(path);
+        rustix::fs::mknodat(CWD, &to, FileType::CharacterDevice, rustix::fs::Mode::empty(), 0)
+            .map_err(|error| failed("mark as removed", &to)(error.into()))?;
+    }
+    Ok(())
+}
+
+fn parents(root: &Path, upper: &Path, path: &Path) -> Result<(), SandboxError> {
+    let mut missing = Vec::new();
+    let mut parent = path.parent();
+    while let Some(folder) =
+        parent.filter(|folder| !folder.as_os_str().is_empty() && !upper.join(folder).exists())
+    {
+        missing.push(folder);
+        parent = folder.parent();
+    }
+    for folder in missing.into_iter().rev() {
+        let to = upper.join(folder);
+        fs::create_dir(&to).map_err(failed("make", &to))?;
+        let metadata = fs::symlink_metadata(root.join(folder)).map_err(failed("read", &to))?;
+        fs::set_permissions(&to, metadata.permissions()).map_err(failed("chmod", &to))?;
+    }
+    Ok(())
+}
