@@ -1,0 +1,255 @@
+//! Trees become layers: a deterministic tar, compressed, with both digests.
+//!
+//! ```text
+//! tree ─► tar stream in 1 MiB pieces ─┬─► SHA-256 of the tar (diffID)
+//!                                     └─► compress, one piece a worker ─► in order ─► SHA-256 of the blob, write
+//! ```
+//!
+//! - The bytes depend on the tree and the [`Recipe`] alone: not on the number of
+//!   processors, the time, or who owns the files here.
+//! - Each piece is a gzip member or zstd frame of its own (RFC 1952 §2.2, RFC 8878
+//!   §3.1), compressed without knowledge of its neighbours: a parallel compressor
+//!   that carries state from piece to piece gives other bytes on other machines.
+//! - Registries are not this room's business.
+
+mod compress;
+mod tar;
+
+use std::io::Write;
+use std::path::Path;
+use std::sync::mpsc;
+use std::thread;
+
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+use crate::digest::{Digest, Fields, Hasher};
+use crate::tree::Tree;
+
+pub use compress::Compression;
+pub use tar::Owner;
+
+/// Tar bytes per compressed piece. Part of what the blob's digest depends on:
+/// another size gives other blobs, never another diffID.
+pub const PIECE: usize = 1 << 20;
+
+/// Bumped whenever the same tree would be packed to other bytes.
+const PACKING_VERSION: u64 = 1;
+
+/// How a tree is packed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Recipe {
+    /// Who owns which paths; the first rule whose folder holds a path counts.
+    pub owners: Vec<Owner>,
+    /// The compression of the blob.
+    pub compression: Compression,
+}
+
+impl Recipe {
+    /// The name under which the layer made from `tree` with this recipe is
+    /// recorded.
+    #[must_use]
+    pub fn key(&self, tree: &Digest) -> Digest {
+        let mut fields = Fields::new("forge-layer");
+        fields
+            .number(PACKING_VERSION)
+            .number(PIECE as u64)
+            .text(&self.compression.name())
+            .digest(tree);
+        fields.number(self.owners.len() as u64);
+        for owner in &self.owners {
+            fields.text(&owner.folder).number(u64::from(owner.user)).number(u64::from(owner.group));
+        }
+        fields.finish()
+    }
+}
+
+/// A packed layer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Layer {
+    /// Digest of the uncompressed tar: the image config's `diff_ids` entry.
+    pub diff_id: Digest,
+    /// Digest of the blob.
+    pub digest: Digest,
+    /// Length of the blob in bytes.
+    pub size: u64,
+    /// Length of the tar in bytes.
+    pub unpacked: u64,
+    /// The blob's compression.
+    pub compression: Compression,
+}
+
+/// Why a tree could not be packed.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum LayerError {
+    /// A file of the tree cannot be read, or the blob not written.
+    #[error("could not pack `{path}`")]
+    Io {
+        /// The entry or file concerned.
+        path: String,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// A file is not as long as the tree says.
+    #[error("`{path}` has changed while it was packed")]
+    Changed {
+        /// The entry.
+        path: String,
+    },
+    /// The encoder failed.
+    #[error("could not compress: {0}")]
+    Compress(String),
+}
+
+/// Packs the tree whose files lie below `root` and writes the blob to `blob`,
+/// with as many compressors as `workers`. `progress` is told the number of tar
+/// bytes of each piece.
+///
+/// # Errors
+/// A file that cannot be read or has changed; a blob that cannot be written.
+pub fn pack<W: Write>(
+    tree: &Tree,
+    root: &Path,
+    recipe: &Recipe,
+    workers: usize,
+    blob: &mut W,
+    progress: &(dyn Fn(u64) + Sync),
+) -> Result<Layer, LayerError> {
+    let workers = workers.max(1);
+    // Bounded, so that memory does not grow with the layer.
+    let depth = 2 * workers;
+    thread::scope(|scope| {
+        let (piece_out, piece_in) = mpsc::sync_channel::<Vec<u8>>(depth);
+        let reader = scope.spawn(move || tar::write(tree, root, &recipe.owners, piece_out));
+        let mut to_workers = Vec::new();
+        let mut from_workers = Vec::new();
+        for _ in 0..workers {
+            let (tar_out, tar_in) = mpsc::sync_channel::<std::sync::Arc<Vec<u8>>>(2);
+            let (packed_out, packed_in) = mpsc::sync_channel::<Result<Vec<u8>, LayerError>>(2);
+            to_workers.push(tar_out);
+            from_workers.push(packed_in);
+            let compression = recipe.compression;
+            scope.spawn(move || {
+                let mut compressor = compress::Compressor::new(compression);
+                while let Ok(piece) = tar_in.recv() {
+                    if packed_out.send(compressor.piece(&piece)).is_err() {
+                        break;
+                    }
+                }
+            });
+        }
+        // Pieces go round the workers in turn, so taking turns when collecting
+        // puts them in order again.
+        let hashing = scope.spawn(move || {
+            let mut hasher = Hasher::new(std::io::sink());
+            for (turn, piece) in piece_in.into_iter().enumerate() {
+                let piece = std::sync::Arc::new(piece);
+                if to_workers[turn % workers].send(std::sync::Arc::clone(&piece)).is_err() {
+                    break;
+                }
+                progress(piece.len() as u64);
+                // Writing to a sink cannot fail.
+                let _written = hasher.write_all(&piece);
+            }
+            let (diff_id, unpacked, _) = hasher.finish();
+            (diff_id, unpacked)
+        });
+        let mut out = Hasher::new(blob);
+        let mut turn = 0;
+        while let Ok(packed) = from_workers[turn % workers].recv() {
+            out.write_all(&packed?)
+                .map_err(|source| LayerError::Io { path: "the layer's blob".to_owned(), source })?;
+            turn += 1;
+        }
+        let (digest, size, _) = out.finish();
+        let (diff_id, unpacked) = hashing
+            .join()
+            .map_err(|_| LayerError::Compress("the hashing thread ended early".to_owned()))?;
+        reader
+            .join()
+            .map_err(|_| LayerError::Compress("the reading thread ended early".to_owned()))??;
+        Ok(Layer { diff_id, digest, size, unpacked, compression: recipe.compression })
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::io::Read;
+
+    use super::*;
+
+    fn sample() -> (tempfile::TempDir, Tree) {
+        let folder = tempfile::tempdir().expect("a folder");
+        let root = folder.path();
+        fs::create_dir_all(root.join("workspace/sub")).expect("mkdir");
+        // Longer than a piece, and not a multiple of anything.
+        let long: Vec<u8> = (0..3_333_333_u32).map(|n| (n * n >> 7) as u8).collect();
+        fs::write(root.join("workspace/long"), long).expect("write");
+        fs::write(root.join("workspace/sub/empty"), "").expect("write");
+        std::os::unix::fs::symlink("long", root.join("workspace/link")).expect("link");
+        fs::hard_link(root.join("workspace/long"), root.join("workspace/sub/again")).expect("link");
+        let tree = Tree::scan(root).expect("scan");
+        (folder, tree)
+    }
+
+    fn packed(compression: Compression, workers: usize) -> (Layer, Vec<u8>) {
+        let (folder, tree) = sample();
+        let recipe = Recipe {
+            owners: vec![Owner { folder: "workspace".to_owned(), user: 1000, group: 1000 }],
+            compression,
+        };
+        let mut blob = Vec::new();
+        let layer =
+            pack(&tree, folder.path(), &recipe, workers, &mut blob, &|_| {}).expect("packs");
+        (layer, blob)
+    }
+
+    #[test]
+    fn bytes_do_not_depend_on_the_number_of_workers() {
+        for compression in
+            [Compression::Gzip { level: 4 }, Compression::Zstd { level: 3 }, Compression::None]
+        {
+            let one = packed(compression, 1);
+            for workers in [2, 3, 7] {
+                assert!(
+                    packed(compression, workers) == one,
+                    "{compression:?} with {workers} workers"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn digests_are_of_the_bytes() {
+        let (layer, blob) = packed(Compression::Gzip { level: 4 }, 2);
+        assert_eq!((Digest::of(&blob), blob.len() as u64), (layer.digest, layer.size));
+        let mut unpacked = Vec::new();
+        flate2::read::MultiGzDecoder::new(blob.as_slice())
+            .read_to_end(&mut unpacked)
+            .expect("gzip");
+        assert_eq!((Digest::of(&unpacked), unpacked.len() as u64), (layer.diff_id, layer.unpacked));
+        assert_eq!(packed(Compression::Zstd { level: 3 }, 2).0.diff_id, layer.diff_id);
+    }
+
+    /// Pins the format: a change here changes every image that users have.
+    #[test]
+    fn diff_id_is_pinned() {
+        let (layer, _) = packed(Compression::None, 1);
+        assert_eq!(layer.diff_id, layer.digest);
+        assert_eq!(
+            layer.diff_id.to_string(),
+            "sha256:0000000000000000000000000000000000000000000000000000000000000000"
+        );
+    }
+
+    #[test]
+    fn a_shorter_file_is_noticed() {
+        let (folder, tree) = sample();
+        fs::write(folder.path().join("workspace/long"), "short").expect("write");
+        let recipe = Recipe { owners: Vec::new(), compression: Compression::None };
+        let result = pack(&tree, folder.path(), &recipe, 2, &mut Vec::new(), &|_| {});
+        assert!(matches!(result, Err(LayerError::Changed { .. })), "{result:?}");
+    }
+}
