@@ -1,0 +1,204 @@
+//! What the snapshot says about the application: parsed, never guessed.
+//!
+//! Each parser takes text and gives a type or a [`Refusal`] with the line; the
+//! collectors read through [`Files`] and write [`Facts`]. Nothing here touches
+//! a disk, the network, the environment or a clock, and nothing here judges
+//! whether a fact is good: buildpacks do.
+//!
+//! The names are a closed list. Lists are joined by newlines.
+//!
+//! | fact | value |
+//! | --- | --- |
+//! | `procfile.<type>` | the command |
+//! | `dockerfile`, `node.manifest`, `ruby.gemfile` | the path: `Dockerfile`, `package.json`, `Gemfile` |
+//! | `python.manager` | `uv`, `poetry`, `pdm`, `pylock`, `pipenv`, `pip` or `pyproject` |
+//! | `python.lock` | the file that decided the manager |
+//! | `python.inputs` | every file that defines the dependencies, sorted |
+//! | `python.version` | the version or range asked for, as written |
+//! | `python.allows.<X.Y>` | `yes` for each series 3.9 to 3.14 that all that is stated allows |
+//! | `python.package.<name>` | the pinned version; empty when not pinned, or pinned to several |
+//! | `python.hashes` | `all` when each download is named by hash |
+//! | `python.requirement.vcs`, `.path`, `.url` | the first requirement from there |
+//! | `python.project` | `package` when the project itself is to be installed |
+//! | `python.src` | `src` when packages lie in `src/` |
+//! | `django.manage`, `django.dir` | the path of manage.py, and its folder (`.` for the root) |
+//! | `django.ambiguous` | several manage.py at one depth; then there is no `django.manage` |
+//! | `django.settings`, `django.wsgi`, `django.asgi` | dotted modules, relative to `django.dir` |
+//! | `django.celery` | the package that holds celery.py |
+//! | `django.messages` | `yes` when a `.po` lacks its `.mo` |
+//! | `django.compress` | `yes` when the settings switch on offline compression |
+//! | `flask.app`, `fastapi.app` | `module:object` |
+//!
+//! All `python.*`, `flask.*` and `fastapi.*` facts are absent when there is
+//! neither a Python manifest nor a Django `manage.py`: a stray
+//! `.python-version` in a Rails app says nothing about the image.
+
+mod django;
+mod error;
+mod near_miss;
+mod procfile;
+mod python;
+#[cfg(test)]
+mod tests;
+mod web;
+
+use std::collections::BTreeMap;
+
+pub use error::{FactError, Refusal};
+pub use near_miss::{NearMiss, near_misses};
+pub use procfile::{Process, Procfile};
+
+/// One thing known about the application, and where it is written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fact {
+    /// What is known.
+    pub value: String,
+    /// Where it is written: `requirements.txt:12`, `manage.py`.
+    pub origin: String,
+}
+
+/// All facts, sorted by name.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Facts(BTreeMap<String, Fact>);
+
+impl Facts {
+    /// No facts.
+    #[must_use]
+    pub fn new() -> Facts {
+        Facts::default()
+    }
+
+    /// The value of a fact.
+    #[must_use]
+    pub fn get(&self, name: &str) -> Option<&str> {
+        self.0.get(name).map(|fact| fact.value.as_str())
+    }
+
+    /// The value of a fact with its origin.
+    #[must_use]
+    pub fn fact(&self, name: &str) -> Option<&Fact> {
+        self.0.get(name)
+    }
+
+    /// Whether the fact is known.
+    #[must_use]
+    pub fn contains(&self, name: &str) -> bool {
+        self.0.contains_key(name)
+    }
+
+    /// States a fact; one of the same name is replaced.
+    pub fn insert(
+        &mut self,
+        name: impl Into<String>,
+        value: impl Into<String>,
+        origin: impl Into<String>,
+    ) {
+        self.0.insert(name.into(), Fact { value: value.into(), origin: origin.into() });
+    }
+
+    /// Every fact, by name.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &Fact)> {
+        self.0.iter().map(|(name, fact)| (name.as_str(), fact))
+    }
+}
+
+/// The files that facts are read from.
+pub trait Files {
+    /// Every regular file, relative with `/`, sorted by bytes.
+    fn paths(&self) -> &[String];
+
+    /// The text of a file; `None` when absent.
+    ///
+    /// # Errors
+    /// Not UTF-8, too large, unreadable.
+    fn read(&self, path: &str) -> Result<Option<String>, FactError>;
+}
+
+/// All facts about a snapshot.
+///
+/// # Errors
+/// A file that forge must understand and cannot: the path, the line, the reason.
+pub fn collect(files: &dyn Files) -> Result<Facts, FactError> {
+    let mut facts = Facts::new();
+    for (name, path) in [
+        ("dockerfile", "Dockerfile"),
+        ("node.manifest", "package.json"),
+        ("ruby.gemfile", "Gemfile"),
+    ] {
+        if has(files, path) {
+            facts.insert(name, path, path);
+        }
+    }
+    if let Some(procfile) = parsed(files, "Procfile", str::parse::<Procfile>)? {
+        for (kind, process) in procfile.0 {
+            let origin = format!("Procfile:{}", process.line);
+            facts.insert(format!("procfile.{kind}"), process.command, origin);
+        }
+    }
+    let manifest = python::dependencies(files, &mut facts)?;
+    django::collect(files, &mut facts)?;
+    if manifest.is_some() || facts.contains("django.manage") {
+        python::versions(files, manifest, &mut facts)?;
+        web::collect(files, &mut facts)?;
+    }
+    Ok(facts)
+}
+
+/// Folders whose Python files are not the application.
+const NOT_THE_APP: [&str; 14] = [
+    "__pycache__",
+    "doc",
+    "docs",
+    "example",
+    "examples",
+    "fixtures",
+    "node_modules",
+    "samples",
+    "site-packages",
+    "test",
+    "testing",
+    "tests",
+    "vendor",
+    "venv",
+];
+
+/// Whether no folder on the way to `path` is hidden or in [`NOT_THE_APP`].
+fn in_app(path: &str) -> bool {
+    let folder = path.rsplit_once('/').map_or("", |(folder, _)| folder);
+    folder.split('/').all(|part| !part.starts_with('.') && !NOT_THE_APP.contains(&part))
+}
+
+/// How many folders lie above the file.
+fn depth(path: &str) -> usize {
+    path.matches('/').count()
+}
+
+/// The name of a Python file as `import` takes it; `None` when it has none.
+fn module_name(path: &str) -> Option<String> {
+    let stem = path.strip_suffix(".py")?;
+    let stem = stem.strip_suffix("/__init__").unwrap_or(stem);
+    let dotted = stem.replace('/', ".");
+    is_dotted(&dotted).then_some(dotted)
+}
+
+/// Whether the text is identifiers joined by dots.
+fn is_dotted(text: &str) -> bool {
+    text.split('.').all(|part| {
+        part.starts_with(|first: char| first == '_' || first.is_alphabetic())
+            && part.chars().all(|c| c == '_' || c.is_alphanumeric())
+    })
+}
+
+fn has(files: &dyn Files, path: &str) -> bool {
+    files.paths().binary_search_by(|found| found.as_str().cmp(path)).is_ok()
+}
+
+/// Reads and parses one file; `None` when absent.
+fn parsed<T>(
+    files: &dyn Files,
+    path: &str,
+    parse: impl FnOnce(&str) -> Result<T, Refusal>,
+) -> Result<Option<T>, FactError> {
+    let Some(text) = files.read(path)? else { return Ok(None) };
+    parse(&text).map(Some).map_err(|refusal| refusal.within(path))
+}
