@@ -1,0 +1,49 @@
+"""Runs `manage.py collectstatic`, and says what its outcome means for the image.
+
+An argument `compress` runs django-compressor's command after it.
+"""
+
+import os
+import runpy
+import sys
+
+# What the step keeps; see its outputs.
+KEPT = ("/workspace/", "/srv/", "/var/www/", "/usr/share/nginx/", "/static/")
+
+
+def manage(*arguments):
+    sys.argv = ["manage.py", *arguments]
+    sys.path.insert(0, os.getcwd())
+    try:
+        runpy.run_path("manage.py", run_name="__main__")
+    except SystemExit as end:
+        return end.code or 0
+    return 0
+
+
+def main():
+    if not os.environ.get("DJANGO_SETTINGS_MODULE"):
+        os.environ.pop("DJANGO_SETTINGS_MODULE", None)
+    if os.environ.get("DISABLE_COLLECTSTATIC", "0") not in ("", "0"):
+        print("DISABLE_COLLECTSTATIC is set: nothing collected")
+        return 0
+    status = manage("collectstatic", "--noinput", "--traceback")
+    from django.apps import apps
+    from django.conf import settings
+
+    if status != 0:
+        if apps.ready and not apps.is_installed("django.contrib.staticfiles"):
+            print("django.contrib.staticfiles is not installed: nothing to collect")
+            return 0
+        return status
+    root = os.path.abspath(settings.STATIC_ROOT)
+    if not (root + "/").startswith(KEPT):
+        print(f"forge: STATIC_ROOT is `{root}`, which is not kept from this step")
+        return 1
+    if COMPRESS:
+        return manage("compress", "--traceback")
+    return 0
+
+
+COMPRESS = "compress" in sys.argv[1:]
+sys.exit(main())

@@ -1,0 +1,128 @@
+//! All buildpacks there are: the built-in ones, and those of the app's own tree.
+
+use std::collections::BTreeMap;
+
+use super::{Buildpack, BuildpackError};
+
+/// The files of `buildpacks/`, compiled in.
+const BUILT_IN: &[(&str, &str)] = &[
+    ("django.toml", include_str!("../../buildpacks/django.toml")),
+    ("django/collectstatic.py", include_str!("../../buildpacks/django/collectstatic.py")),
+    ("fastapi.toml", include_str!("../../buildpacks/fastapi.toml")),
+    ("flask.toml", include_str!("../../buildpacks/flask.toml")),
+    ("python.toml", include_str!("../../buildpacks/python.toml")),
+    ("python/fetch.py", include_str!("../../buildpacks/python/fetch.py")),
+    ("python/index.py", include_str!("../../buildpacks/python/index.py")),
+    ("python/install.sh", include_str!("../../buildpacks/python/install.sh")),
+    ("python/lock.py", include_str!("../../buildpacks/python/lock.py")),
+    ("python/uv.sh", include_str!("../../buildpacks/python/uv.sh")),
+];
+
+/// Buildpacks by name, with their scripts.
+#[derive(Clone, Debug)]
+pub struct Library {
+    buildpacks: BTreeMap<String, Buildpack>,
+    files: BTreeMap<String, String>,
+}
+
+impl Library {
+    /// The built-in buildpacks and those among `files`: path relative to the
+    /// folder of buildpacks → text. One of the same name replaces the built-in.
+    ///
+    /// # Errors
+    /// A file that does not parse.
+    pub fn new(files: &BTreeMap<String, String>) -> Result<Library, BuildpackError> {
+        let mut library = Library { buildpacks: BTreeMap::new(), files: BTreeMap::new() };
+        let own = files.iter().map(|(path, text)| (path.as_str(), text.as_str()));
+        for (path, text) in BUILT_IN.iter().copied().chain(own) {
+            library.files.insert(path.to_owned(), text.to_owned());
+            if let Some(name) = path.strip_suffix(".toml").filter(|name| !name.contains('/')) {
+                let parse =
+                    |problem: String| BuildpackError::Parse { file: path.to_owned(), problem };
+                let buildpack: Buildpack =
+                    toml::from_str(text).map_err(|error| parse(error.to_string()))?;
+                if buildpack.name != name {
+                    return Err(parse(format!("it calls itself `{}`", buildpack.name)));
+                }
+                library.buildpacks.insert(name.to_owned(), buildpack);
+            }
+        }
+        Ok(library)
+    }
+
+    /// Every buildpack, sorted by name.
+    pub fn iter(&self) -> impl Iterator<Item = &Buildpack> {
+        self.buildpacks.values()
+    }
+
+    /// The buildpack of that name.
+    ///
+    /// # Errors
+    /// [`BuildpackError::Unknown`] with the names that there are.
+    pub fn get(&self, name: &str) -> Result<&Buildpack, BuildpackError> {
+        self.buildpacks.get(name).ok_or_else(|| BuildpackError::Unknown {
+            name: name.to_owned(),
+            known: self.buildpacks.keys().cloned().collect(),
+        })
+    }
+
+    /// The text of a buildpack's file, as it was written.
+    #[must_use]
+    pub fn text(&self, path: &str) -> Option<&str> {
+        self.files.get(path).map(String::as_str)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn built_in_buildpacks_parse() {
+        let library = Library::new(&BTreeMap::new()).expect("parses");
+        assert!(library.get("django").is_ok());
+        for buildpack in library.iter() {
+            for used in &buildpack.uses {
+                assert!(library.get(used).is_ok(), "{used}");
+            }
+        }
+    }
+
+    #[test]
+    fn every_file_of_the_folder_is_built_in() {
+        let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("buildpacks");
+        let mut found = Vec::new();
+        let mut pending = vec![folder.clone()];
+        while let Some(next) = pending.pop() {
+            for entry in std::fs::read_dir(next).expect("read") {
+                let path = entry.expect("an entry").path();
+                if path.is_dir() {
+                    pending.push(path);
+                } else {
+                    found.push(
+                        path.strip_prefix(&folder).expect("below").to_string_lossy().into_owned(),
+                    );
+                }
+            }
+        }
+        found.sort();
+        assert_eq!(found, BUILT_IN.iter().map(|(path, _)| (*path).to_owned()).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn mistakes_are_named() {
+        let with = |text: &str| {
+            let files = BTreeMap::from([("x.toml".to_owned(), text.to_owned())]);
+            Library::new(&files).expect_err("refused").to_string()
+        };
+        assert!(
+            with("name = \"x\"\nunknown = 1\n").contains("unknown field `unknown`"),
+            "{}",
+            with("unknown = 1")
+        );
+        assert!(
+            with("name = \"y\"\nabout = \"\"\npriority = 1\nmatch = []\nlooks_for = \"\"\n")
+                .contains("`y`")
+        );
+    }
+}

@@ -1,0 +1,265 @@
+//! Buildpacks: what an app needs, as data.
+//!
+//! A buildpack is a TOML file; [`Buildpack`] is its schema. It names facts and
+//! says what follows from them: system packages, steps, environment, processes.
+//! [`plan`] turns facts and buildpacks into a [`Plan`], and explains itself when
+//! nothing fits. Nothing here runs anything or reads a disk.
+//!
+//! Conditions (`when`, `match`) are lists of which all must hold:
+//! `fact`, `!fact`, `fact=value`, `fact!=value`.
+//! Texts may hold `${fact.name}`; names without a dot are left to the shell, and
+//! `${fact.name?}` is empty when there is no such fact.
+
+mod library;
+mod planner;
+mod template;
+
+use std::collections::BTreeMap;
+
+use serde::Deserialize;
+use thiserror::Error;
+
+use crate::plan::{Hint, PlanError};
+
+pub use library::Library;
+pub use planner::{Planned, Wishes, plan};
+
+/// A buildpack file.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Buildpack {
+    /// Its name; the file's name without `.toml`.
+    pub name: String,
+    /// What it is for, in a word or two.
+    pub about: String,
+    /// Among buildpacks that match, the highest wins.
+    pub priority: i32,
+    /// When it matches.
+    #[serde(rename = "match")]
+    pub matches: Vec<String>,
+    /// What it looks for, in words, for the message when nothing matches.
+    pub looks_for: String,
+    /// Buildpacks that are planned along with it, before it.
+    #[serde(default)]
+    pub uses: Vec<String>,
+    /// What it cannot build.
+    #[serde(default)]
+    pub refuse: Vec<Refuse>,
+    /// Operating system releases, the first that fits wins.
+    #[serde(default)]
+    pub base: Vec<Base>,
+    /// What to say when no release fits.
+    pub no_base: Option<NoBase>,
+    /// Operating system packages.
+    #[serde(default)]
+    pub packages: Vec<Packages>,
+    /// Steps.
+    #[serde(default, rename = "step")]
+    pub steps: Vec<StepTemplate>,
+    /// Environment of the image.
+    #[serde(default)]
+    pub environment: BTreeMap<String, String>,
+    /// Process types; of several with one type the first that fits wins.
+    #[serde(default, rename = "process")]
+    pub processes: Vec<ProcessTemplate>,
+    /// What a failed step's output may mean.
+    #[serde(default, rename = "hint")]
+    pub hints: Vec<Hint>,
+}
+
+/// Something that is said before anything runs.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Refuse {
+    /// When it applies.
+    pub when: Vec<String>,
+    /// What is wrong.
+    pub message: String,
+    /// What to do.
+    pub advice: String,
+    /// The fact whose origin is shown as the place.
+    pub fact: String,
+}
+
+/// An operating system release under the app.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Base {
+    /// When it fits.
+    #[serde(default)]
+    pub when: Vec<String>,
+    /// The code name: `trixie`.
+    pub release: String,
+    /// Facts that hold when it is taken.
+    #[serde(default)]
+    pub facts: BTreeMap<String, String>,
+}
+
+/// What to say when no [`Base`] fits.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NoBase {
+    /// The fact whose origin is shown as the place.
+    pub fact: String,
+    /// What is wrong.
+    pub message: String,
+    /// What to do.
+    pub advice: String,
+}
+
+/// Operating system packages that go together.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Packages {
+    /// When they are needed.
+    #[serde(default)]
+    pub when: Vec<String>,
+    /// At the bottom of the image, for every app of the kind.
+    #[serde(default)]
+    pub base: Vec<String>,
+    /// In the image, for this app.
+    #[serde(default)]
+    pub runtime: Vec<String>,
+    /// While steps run.
+    #[serde(default)]
+    pub build: Vec<String>,
+}
+
+/// A step, with texts that facts fill in.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StepTemplate {
+    /// Its name.
+    pub name: String,
+    /// What it makes, in a few words.
+    pub about: String,
+    /// When it is needed.
+    #[serde(default)]
+    pub when: Vec<String>,
+    /// Steps whose outputs make up its file system; with `?` behind those that
+    /// may not be planned.
+    pub root: Vec<String>,
+    /// The app's files that it sees, as `.gitignore` patterns that select.
+    #[serde(default)]
+    pub source: Vec<String>,
+    /// Program and arguments.
+    pub command: Vec<String>,
+    /// Scripts from the buildpack's folder, seen in `/forge`.
+    #[serde(default)]
+    pub files: Vec<String>,
+    /// Working directory.
+    #[serde(default = "slash")]
+    pub directory: String,
+    /// What it makes; with `?` behind what it may leave unmade.
+    pub outputs: Vec<String>,
+    /// Globs of what is dropped from the outputs.
+    #[serde(default)]
+    pub drop: Vec<String>,
+    /// Whether it reaches the network.
+    #[serde(default)]
+    pub network: bool,
+    /// Whether its output is pinned in `forge.lock`.
+    #[serde(default)]
+    pub pinned: bool,
+    /// The shared download folder of a fetch step.
+    #[serde(default)]
+    pub cache: Option<String>,
+    /// Whether its output is a layer of the image.
+    #[serde(default)]
+    pub in_image: bool,
+    /// Whether the app's user owns what it made in the app's folder.
+    #[serde(default)]
+    pub of_app: bool,
+    /// Whether it gets `[build.environment]` of `forge.toml`: steps that run code
+    /// of the app.
+    #[serde(default)]
+    pub build_environment: bool,
+    /// Its environment.
+    #[serde(default)]
+    pub environment: BTreeMap<String, String>,
+}
+
+fn slash() -> String {
+    "/".to_owned()
+}
+
+/// A process type.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ProcessTemplate {
+    /// `web`, `worker`.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// When it is offered.
+    #[serde(default)]
+    pub when: Vec<String>,
+    /// The command line.
+    pub command: String,
+}
+
+/// Why there is no plan.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum BuildpackError {
+    /// A buildpack file that does not parse.
+    #[error("buildpack `{file}` does not parse: {problem}")]
+    Parse {
+        /// The file.
+        file: String,
+        /// What the parser said, with the line.
+        problem: String,
+    },
+    /// A buildpack that is wanted and is not there.
+    #[error("there is no buildpack `{name}`; there are {}", known.join(", "))]
+    Unknown {
+        /// What was wanted.
+        name: String,
+        /// What there is.
+        known: Vec<String>,
+    },
+    /// No buildpack matches.
+    #[error("nothing that forge can build was found")]
+    NothingDetected {
+        /// Buildpack and what it looks for.
+        looked_for: Vec<(String, String)>,
+    },
+    /// The app is of a known kind, but cannot be built as it is.
+    #[error("{}{message}", if origin.is_empty() { String::new() } else { format!("{origin}: ") })]
+    Refused {
+        /// File and line.
+        origin: String,
+        /// What is wrong.
+        message: String,
+        /// What to do.
+        advice: String,
+    },
+    /// A buildpack that asks for a fact that nobody knows: an error in it.
+    #[error("buildpack `{buildpack}` uses `${{{fact}}}`, and there is no such fact")]
+    NoFact {
+        /// The buildpack.
+        buildpack: String,
+        /// The fact.
+        fact: String,
+    },
+    /// A buildpack that names a script it does not have.
+    #[error("buildpack `{buildpack}` names the script `{script}`, which it does not have")]
+    NoScript {
+        /// The buildpack.
+        buildpack: String,
+        /// The script.
+        script: String,
+    },
+    /// A process type that cannot be one.
+    #[error("{origin}: `{kind}` cannot be the name of a process: {problem}")]
+    ProcessName {
+        /// File and line.
+        origin: String,
+        /// The name.
+        kind: String,
+        /// Why not.
+        problem: &'static str,
+    },
+    /// The steps do not fit together.
+    #[error(transparent)]
+    Plan(#[from] PlanError),
+}

@@ -1,0 +1,168 @@
+//! Keys: the names under which results are known.
+//!
+//! | in the key | not in the key |
+//! | --- | --- |
+//! | format version, platform | the step's name and description |
+//! | command and its scripts, or packages by digest | which steps made the inputs |
+//! | environment, directory, network policy | time, machine, user, processors |
+//! | the *content* of every input, in stacking order | where anything lies on this machine |
+//! | output paths and what is dropped from them | caches, hints, mirrors |
+//!
+//! As inputs are named by content, a step that was run again and gave the same
+//! tree does not make its dependents run again (early cutoff).
+
+use super::{Action, MadeFile, Step};
+use crate::digest::{Digest, Fields};
+
+/// Bumped whenever the meaning of a key changes; every old result is then
+/// rebuilt. Changing it is a format break: say so in the changelog.
+const KEY_VERSION: u64 = 1;
+
+/// The key of a step whose inputs have these trees, bottom to top, on
+/// `platform` (`linux/amd64`).
+#[must_use]
+pub fn key(step: &Step, platform: &str, inputs: &[Digest]) -> Digest {
+    let mut fields = definition(step, platform);
+    fields.number(inputs.len() as u64);
+    for input in inputs {
+        fields.digest(input);
+    }
+    fields.finish()
+}
+
+/// The key of a pinned step: what it was asked, without the tools it used, so
+/// that a pin outlives an update of the base. `sources` are the trees of its
+/// inputs that are files of the app.
+#[must_use]
+pub fn pin_key(step: &Step, platform: &str, sources: &[Digest]) -> Digest {
+    let mut fields = definition(step, platform);
+    fields.text("pin").number(sources.len() as u64);
+    for source in sources {
+        fields.digest(source);
+    }
+    fields.finish()
+}
+
+fn definition(step: &Step, platform: &str) -> Fields {
+    let mut fields = Fields::new("forge-step");
+    fields.number(KEY_VERSION).text(platform);
+    match &step.action {
+        Action::Command { command, files } => {
+            fields
+                .text("command")
+                .texts(command.iter().map(String::as_str))
+                .number(files.len() as u64);
+            for (name, text) in files {
+                fields.text(name).text(text);
+            }
+        }
+        Action::Packages { packages, bottom, release, .. } => {
+            fields.text("packages").text(release).text(if *bottom { "bottom" } else { "on top" });
+            fields.number(packages.len() as u64);
+            for package in packages {
+                fields.digest(&package.digest);
+            }
+        }
+        Action::Source { selection } => {
+            fields.text("source").texts(selection.rules.iter().map(String::as_str));
+        }
+        Action::Files { files } => {
+            fields.text("files").number(files.len() as u64);
+            for (path, file) in files {
+                fields.text(path);
+                match file {
+                    MadeFile::File { content, mode } => {
+                        fields.text("file").number(u64::from(*mode)).bytes(content)
+                    }
+                    MadeFile::Link { target } => fields.text("link").text(target),
+                    MadeFile::Folder { mode } => fields.text("folder").number(u64::from(*mode)),
+                };
+            }
+        }
+    }
+    fields.text(if step.network { "network" } else { "offline" }).text(&step.directory);
+    fields.number(step.environment.len() as u64);
+    for (name, value) in &step.environment {
+        fields.text(name).text(value);
+    }
+    fields.number(step.outputs.len() as u64);
+    for output in &step.outputs {
+        fields.text(&output.path).text(if output.optional { "optional" } else { "required" });
+    }
+    fields.texts(step.drop.iter().map(String::as_str));
+    fields
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::step;
+    use super::*;
+
+    fn keys(change: impl Fn(&mut Step)) -> (Digest, Digest) {
+        let inputs = [Digest::of(b"base")];
+        let mut changed = step("a", &["base"]);
+        change(&mut changed);
+        (key(&step("a", &["base"]), "linux/amd64", &inputs), key(&changed, "linux/amd64", &inputs))
+    }
+
+    #[track_caller]
+    fn in_the_key(change: impl Fn(&mut Step)) {
+        let (before, after) = keys(change);
+        assert_ne!(before, after);
+    }
+
+    #[track_caller]
+    fn not_in_the_key(change: impl Fn(&mut Step)) {
+        let (before, after) = keys(change);
+        assert_eq!(before, after);
+    }
+
+    #[test]
+    fn what_is_in_the_key() {
+        in_the_key(|step| step.network = true);
+        in_the_key(|step| step.directory = "/x".to_owned());
+        in_the_key(|step| step.outputs[0].path.push('2'));
+        in_the_key(|step| step.outputs[0].optional = true);
+        in_the_key(|step| step.drop.push("more".to_owned()));
+        in_the_key(|step| {
+            step.environment.insert("A".to_owned(), "b".to_owned());
+        });
+        in_the_key(|step| {
+            if let Action::Command { command, .. } = &mut step.action {
+                command.push("x".to_owned());
+            }
+        });
+        in_the_key(|step| {
+            if let Action::Command { files, .. } = &mut step.action {
+                files.insert("script".to_owned(), String::new());
+            }
+        });
+    }
+
+    #[test]
+    fn what_is_not_in_the_key() {
+        not_in_the_key(|step| step.name = "b".to_owned());
+        not_in_the_key(|step| step.about = "other words".to_owned());
+        not_in_the_key(|step| step.root = vec!["another maker of the same content".to_owned()]);
+        not_in_the_key(|step| step.cache = Some("pip".to_owned()));
+    }
+
+    #[test]
+    fn order_of_inputs_counts() {
+        let (a, b) = (Digest::of(b"a"), Digest::of(b"b"));
+        let step = step("s", &[]);
+        assert_ne!(key(&step, "linux/amd64", &[a, b]), key(&step, "linux/amd64", &[b, a]));
+        assert_ne!(key(&step, "linux/amd64", &[a]), key(&step, "linux/arm64", &[a]));
+        assert_ne!(key(&step, "linux/amd64", &[a]), pin_key(&step, "linux/amd64", &[a]));
+    }
+
+    /// Pins the encoding: when this changes, so must [`KEY_VERSION`].
+    #[test]
+    fn key_is_pinned() {
+        let key = key(&step("a", &["base"]), "linux/amd64", &[Digest::of(b"base")]);
+        assert_eq!(
+            key.to_string(),
+            "sha256:0000000000000000000000000000000000000000000000000000000000000000"
+        );
+    }
+}
