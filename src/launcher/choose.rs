@@ -1,0 +1,491 @@
+//! What to start, from the name the launcher was called by, its arguments and
+//! the process table. Pure.
+//!
+//! | called as | arguments | what runs |
+//! | --- | --- | --- |
+//! | a process type | any | that process, with the arguments added |
+//! | `launcher`, or any other name | none | the default process |
+//! | | `--list` | nothing; the table is printed |
+//! | | one, a process type | that process |
+//! | | `-- command …` | the command |
+//! | | anything else | the command, without a shell, arguments untouched |
+//! | `forge` | `launcher …` | as `launcher …` |
+//! | | none, `--help` | nothing; the launcher says what it is |
+//!
+//! The names `launcher` and `forge` keep their meaning even if a process type
+//! is called so, because the image's entrypoint must go on working.
+//!
+//! The words of the user are never looked at by a shell. The launcher of CNB
+//! runs them through `echo`, which swallows `-e` and joins spaces.
+
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::{Path, PathBuf};
+
+use crate::failure::Failure;
+use crate::table::{Extra, Process, Table};
+
+/// First words that only the shell itself knows, or that it takes as its own
+/// even with `exec` in front: `exec exit 3` finds no program called `exit`.
+const SHELL_WORDS: [&str; 49] = [
+    "!", ".", ":", "[[", "alias", "bg", "builtin", "caller", "case", "cd", "command", "coproc",
+    "declare", "do", "done", "elif", "else", "esac", "eval", "exec", "exit", "export", "fg", "fi",
+    "for", "function", "getopts", "if", "jobs", "let", "local", "read", "readonly", "return",
+    "select", "set", "shift", "shopt", "source", "then", "time", "trap", "type", "ulimit", "umask",
+    "unset", "until", "wait", "while",
+];
+
+/// What the name and the arguments ask for, before the table is known.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Request {
+    /// Say what this program is.
+    About,
+    /// Start something.
+    Launch(Call),
+}
+
+/// A call of the launcher.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Call {
+    /// The last part of `argv[0]`.
+    pub name: OsString,
+    /// What follows it.
+    pub arguments: Vec<OsString>,
+}
+
+/// What the call means, given the table.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Choice {
+    /// Print the table.
+    List,
+    /// Start this.
+    Launch(Launch),
+}
+
+/// One program to start.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Launch {
+    /// How messages name it: ``process `web` ``.
+    pub title: String,
+    /// What is run.
+    pub form: Form,
+    /// Who asked, which decides where it runs.
+    pub origin: Origin,
+}
+
+/// What is run.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Form {
+    /// A program and its arguments, as they are.
+    Direct {
+        /// A name to look up on PATH, or a path.
+        program: OsString,
+        /// What it gets.
+        arguments: Vec<OsString>,
+    },
+    /// A script for `<shell> -c`.
+    Shell(OsString),
+}
+
+/// Who asked.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// The table, perhaps with a folder to run in.
+    Process(Option<PathBuf>),
+    /// Somebody who gave a command.
+    Operator,
+}
+
+/// Reads the command line as far as it goes without the table.
+///
+/// # Errors
+/// Words after `forge` that mean nothing inside an image.
+pub fn request(words: impl IntoIterator<Item = OsString>) -> Result<Request, Failure> {
+    let mut words = words.into_iter();
+    let name = words.next().unwrap_or_default();
+    let name = Path::new(&name).file_name().unwrap_or_default().to_owned();
+    let mut arguments: Vec<OsString> = words.collect();
+    if name != "forge" {
+        return Ok(Request::Launch(Call { name, arguments }));
+    }
+    match arguments.first().map(|word| word.as_bytes()) {
+        None | Some(b"--help" | b"-h" | b"help") => Ok(Request::About),
+        Some(b"launcher") => Ok(Request::Launch(Call { name: arguments.remove(0), arguments })),
+        Some(word) => Err(Failure::usage(
+            &format!("run `forge {}`", String::from_utf8_lossy(word)),
+            "inside an image forge is only the launcher",
+            "run `forge launcher COMMAND ARG…`; `forge --help` tells more",
+        )),
+    }
+}
+
+/// Finds what the call means.
+///
+/// # Errors
+/// No default process, no word after `--`, a process without command.
+pub fn choose(table: &Table, call: &Call) -> Result<Choice, Failure> {
+    let named = |name: &OsStr| name.to_str().and_then(|name| table.process(name));
+    let called = if call.name == "launcher" { None } else { named(&call.name) };
+    if let Some(process) = called {
+        return launch(process, &call.arguments).map(Choice::Launch);
+    }
+    match call.arguments.as_slice() {
+        [] => match table.default_process() {
+            Some(process) => launch(process, &[]).map(Choice::Launch),
+            None => Err(no_default(table)),
+        },
+        [only] if only == "--list" => Ok(Choice::List),
+        [only] if only == "--" => Err(Failure::own(
+            "run a command",
+            "no word follows `--`",
+            "write the command after it: `launcher -- COMMAND ARG…`",
+        )),
+        [first, command @ ..] if first == "--" => Ok(Choice::Launch(operator(command))),
+        words => {
+            let process = match words {
+                [only] => named(only),
+                _ => None,
+            };
+            match process {
+                Some(process) => launch(process, &[]).map(Choice::Launch),
+                None => Ok(Choice::Launch(operator(words))),
+            }
+        }
+    }
+}
+
+/// The table for people: a line per process, the default one marked.
+pub fn list(table: &Table) -> String {
+    let default = table.default_process().map(|process| process.kind.as_str());
+    let title = |process: &Process| {
+        let mark = if default == Some(&process.kind) { " (default)" } else { "" };
+        format!("{}{mark}", process.kind)
+    };
+    let width = table.processes.iter().map(|process| title(process).chars().count()).max();
+    let width = width.unwrap_or_default();
+    let line = |process: &Process| {
+        let command = match form(process, &[]) {
+            Form::Shell(_) => shell_line(process, &[]),
+            Form::Direct { program, arguments } => {
+                let words = std::iter::once(program).chain(arguments);
+                words.map(|word| shown(&word)).collect::<Vec<_>>().join(&b' ')
+            }
+        };
+        let indent = format!("\n{:width$}  ", "");
+        let command = String::from_utf8_lossy(&command).replace('\n', &indent);
+        format!("{:width$}  {command}\n", title(process))
+    };
+    table.processes.iter().map(line).collect()
+}
+
+fn no_default(table: &Table) -> Failure {
+    let kinds: Vec<&str> = table.processes.iter().map(|process| process.kind.as_str()).collect();
+    let next = match kinds.as_slice() {
+        [] => {
+            "give a command: `launcher COMMAND ARG…`, or add a Procfile and build again".to_owned()
+        }
+        kinds => format!("name one of {}, or give a command", kinds.join(", ")),
+    };
+    Failure::own("choose a process", "none is the default and none is called `web`", &next)
+}
+
+/// The command of somebody who gave one; `words` is not empty.
+fn operator(words: &[OsString]) -> Launch {
+    let program = words.first().cloned().unwrap_or_default();
+    let title = format!("`{}`", program.to_string_lossy());
+    let arguments = words.iter().skip(1).cloned().collect();
+    Launch { title, form: Form::Direct { program, arguments }, origin: Origin::Operator }
+}
+
+fn launch(process: &Process, extra: &[OsString]) -> Result<Launch, Failure> {
+    let title = format!("process `{}`", process.kind);
+    if process.command.iter().all(String::is_empty) {
+        let doing = format!("start {title}");
+        return Err(Failure::own(
+            &doing,
+            "it has no command",
+            "give it one in the Procfile and build again",
+        ));
+    }
+    let origin = Origin::Process(process.working_dir.clone());
+    Ok(Launch { title, form: form(process, extra), origin })
+}
+
+fn form(process: &Process, extra: &[OsString]) -> Form {
+    if !process.direct {
+        let mut script = Vec::new();
+        if takes_exec(&process.command.join(" ")) {
+            script.extend(b"exec ");
+        }
+        script.extend(shell_line(process, extra));
+        return Form::Shell(OsString::from_vec(script));
+    }
+    let mut words = process.command.iter().map(OsString::from);
+    let program = words.next().unwrap_or_default();
+    let mut arguments: Vec<OsString> = words.collect();
+    // The table of CNB: a command of several words always lets the user's words
+    // replace `args`, one of a single word does since buildpack API 0.9.
+    let append = process.command.len() == 1 && process.extra == Extra::Append;
+    if extra.is_empty() || append {
+        arguments.extend(process.args.iter().map(OsString::from));
+    }
+    arguments.extend(extra.iter().cloned());
+    Form::Direct { program, arguments }
+}
+
+/// The command as written, then every argument as a quoted word.
+fn shell_line(process: &Process, extra: &[OsString]) -> Vec<u8> {
+    // A line end after the command would make the first word behind it a
+    // command of its own.
+    let mut line = process.command.join(" ").trim_end_matches(['\n', '\r']).as_bytes().to_vec();
+    let args = process.args.iter().map(OsStr::new);
+    for word in args.chain(extra.iter().map(OsString::as_os_str)) {
+        line.push(b' ');
+        line.extend(quoted(word));
+    }
+    line
+}
+
+/// Whether `exec ` may stand in front, so that the shell is replaced and does
+/// not sit between the platform's signals and the program. Only for a simple
+/// command: none of `;&|<>()` and no line end anywhere, quoted or not, no
+/// `NAME=value` in front, and a first word that a shell does not take itself.
+/// Where this says no, bash and dash still replace themselves by the last
+/// command of the script when they can.
+fn takes_exec(command: &str) -> bool {
+    let command = command.trim();
+    let first = command.split_ascii_whitespace().next().unwrap_or_default();
+    let plain = !command.contains([';', '&', '|', '<', '>', '(', ')', '\n']);
+    let own = SHELL_WORDS.contains(&first) || first.starts_with(['{', '-', '#']);
+    plain && !first.is_empty() && !own && !is_assignment(first)
+}
+
+/// `NAME=…`, `NAME+=…`, `NAME[0]=…`.
+fn is_assignment(word: &str) -> bool {
+    let Some((name, _)) = word.split_once('=') else { return false };
+    let name = name.strip_suffix('+').unwrap_or(name);
+    let name = name.split_once('[').map_or(name, |(name, _)| name);
+    let letter = |c: char| c.is_ascii_alphabetic() || c == '_';
+    name.starts_with(letter) && name.chars().all(|c| letter(c) || c.is_ascii_digit())
+}
+
+/// The word as the shell must read it to get it back unchanged.
+fn quoted(word: &OsStr) -> Vec<u8> {
+    let mut quoted = vec![b'\''];
+    for &byte in word.as_bytes() {
+        match byte {
+            b'\'' => quoted.extend(br"'\''"),
+            byte => quoted.push(byte),
+        }
+    }
+    quoted.push(b'\'');
+    quoted
+}
+
+/// The word as a person reads it: quoted only where that matters.
+fn shown(word: &OsStr) -> Vec<u8> {
+    let plain = |byte: &u8| byte.is_ascii_alphanumeric() || b"-_./:=@%+,".contains(byte);
+    let bytes = word.as_bytes();
+    if !bytes.is_empty() && bytes.iter().all(plain) { bytes.to_vec() } else { quoted(word) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TABLE: &str = r#"
+        [[buildpacks]]
+        id = "old"
+        api = "0.8"
+        [[processes]]
+        type = "web"
+        command = "puma -p $PORT"
+        [[processes]]
+        type = "chain"
+        command = "a && b\n"
+        args = ["x y"]
+        [[processes]]
+        type = "one"
+        command = ["one"]
+        args = ["def"]
+        direct = true
+        working-dir = "/sub"
+        [[processes]]
+        type = "two"
+        command = ["two", "fixed"]
+        args = ["def"]
+        direct = true
+        buildpack-id = "old"
+        [[processes]]
+        type = "aged"
+        command = ["aged"]
+        args = ["def"]
+        direct = true
+        buildpack-id = "old"
+        [[processes]]
+        type = "empty"
+        direct = true
+    "#;
+
+    /// What a command line leads to, on one line: words in `<>`, scripts in `«»`.
+    fn found(table: &str, line: &[&str]) -> String {
+        let table = Table::parse(table).expect("the fixture is well formed");
+        let call = match request(line.iter().map(OsString::from)) {
+            Ok(Request::About) => return "about".to_owned(),
+            Ok(Request::Launch(call)) => call,
+            Err(failure) => return format!("{} {failure}", failure.code),
+        };
+        let launch = match choose(&table, &call) {
+            Ok(Choice::List) => return "list".to_owned(),
+            Ok(Choice::Launch(launch)) => launch,
+            Err(failure) => return format!("{} {failure}", failure.code),
+        };
+        let origin = match launch.origin {
+            Origin::Operator => "operator".to_owned(),
+            Origin::Process(None) => "process".to_owned(),
+            Origin::Process(Some(dir)) => format!("process in {}", dir.display()),
+        };
+        let form = match launch.form {
+            Form::Shell(script) => format!("«{}»", script.to_string_lossy()),
+            Form::Direct { program, arguments } => std::iter::once(program)
+                .chain(arguments)
+                .map(|word| format!("<{}>", word.to_string_lossy()))
+                .collect(),
+        };
+        format!("{origin} {form}")
+    }
+
+    #[test]
+    fn choices() {
+        let cases: [(&[&str], &str); 27] = [
+            (&["/cnb/lifecycle/launcher"], "process «exec puma -p $PORT»"),
+            (&["launcher", "web"], "process «exec puma -p $PORT»"),
+            (&["launcher", "one"], "process in /sub <one><def>"),
+            (&["launcher", "web", "x"], "operator <web><x>"),
+            (&["launcher", "--", "web"], "operator <web>"),
+            (&["launcher", "--", "--", "x"], "operator <--><x>"),
+            (&["launcher", "rails", "console", "-e", "p"], "operator <rails><console><-e><p>"),
+            (&["launcher", "echo", "a  b", "$HOME", ""], "operator <echo><a  b><$HOME><>"),
+            (&["launcher", "--help"], "operator <--help>"),
+            (&["launcher", "--list"], "list"),
+            (&["launcher", "--list", "x"], "operator <--list><x>"),
+            (&["somebody", "web"], "process «exec puma -p $PORT»"),
+            (&[], "process «exec puma -p $PORT»"),
+            (&["/cnb/process/web"], "process «exec puma -p $PORT»"),
+            (&["web", "-C", "it's; $X"], r"process «exec puma -p $PORT '-C' 'it'\''s; $X'»"),
+            (&["chain", "z"], "process «a && b 'x y' 'z'»"),
+            (&["one"], "process in /sub <one><def>"),
+            (&["one", "--", "u"], "process in /sub <one><--><u>"),
+            (&["two"], "process <two><fixed><def>"),
+            (&["two", "u"], "process <two><fixed><u>"),
+            (&["aged", "u"], "process <aged><def><u>"),
+            (&["forge"], "about"),
+            (&["forge", "--help"], "about"),
+            (&["forge", "launcher"], "process «exec puma -p $PORT»"),
+            (&["forge", "launcher", "one"], "process in /sub <one><def>"),
+            (&["/bin/forge", "launcher", "rails", "db:migrate"], "operator <rails><db:migrate>"),
+            (&["forge", "launcher", "--list"], "list"),
+        ];
+        for (line, expected) in cases {
+            assert_eq!(found(TABLE, line), expected, "{line:?}");
+        }
+    }
+
+    #[test]
+    fn refusals() {
+        let two = "[[processes]]\ntype = 'a'\n[[processes]]\ntype = 'b'";
+        let cases: [(&str, &[&str], &str); 6] = [
+            (
+                two,
+                &["launcher"],
+                "82 forge launcher: cannot choose a process: none is the default and none is called `web`\n  name one of a, b, or give a command\n",
+            ),
+            (
+                "",
+                &["launcher"],
+                "82 forge launcher: cannot choose a process: none is the default and none is called `web`\n  give a command: `launcher COMMAND ARG…`, or add a Procfile and build again\n",
+            ),
+            (
+                TABLE,
+                &["launcher", "--"],
+                "82 forge launcher: cannot run a command: no word follows `--`\n  write the command after it: `launcher -- COMMAND ARG…`\n",
+            ),
+            (
+                TABLE,
+                &["empty"],
+                "82 forge launcher: cannot start process `empty`: it has no command\n  give it one in the Procfile and build again\n",
+            ),
+            (
+                two,
+                &["a"],
+                "82 forge launcher: cannot start process `a`: it has no command\n  give it one in the Procfile and build again\n",
+            ),
+            (
+                TABLE,
+                &["forge", "build"],
+                "2 forge launcher: cannot run `forge build`: inside an image forge is only the launcher\n  run `forge launcher COMMAND ARG…`; `forge --help` tells more\n",
+            ),
+        ];
+        for (table, line, expected) in cases {
+            assert_eq!(found(table, line), expected, "{line:?}");
+        }
+    }
+
+    #[test]
+    fn where_exec_may_stand() {
+        let cases = [
+            ("puma", true),
+            ("bundle exec puma -p ${PORT:-3000} -e \"$RAILS_ENV\"", true),
+            ("  gunicorn app:app\n", true),
+            ("bin/rails server -b '[::]'", true),
+            ("echo a=b", true),
+            ("./x=y", true),
+            ("$SERVER --flag", true),
+            ("", false),
+            ("a && b", false),
+            ("a; b", false),
+            ("a | b", false),
+            ("a > log", false),
+            ("a < in", false),
+            ("(a)", false),
+            ("echo $(date)", false),
+            ("a\nb", false),
+            ("echo 'a;b'", false),
+            ("RAILS_ENV=production puma", false),
+            ("A+=1 puma", false),
+            ("A[0]=1 puma", false),
+            ("exec puma", false),
+            ("cd sub", false),
+            (". ./start.sh", false),
+            ("exit 3", false),
+            ("{ a", false),
+            ("! a", false),
+            ("-x", false),
+        ];
+        for (command, expected) in cases {
+            assert_eq!(takes_exec(command), expected, "{command}");
+        }
+    }
+
+    #[test]
+    fn words_that_are_not_utf8() {
+        let odd = OsString::from_vec(vec![b'a', 0xff, b'\'']);
+        assert_eq!(quoted(&odd), b"'a\xff'\\'''");
+        let call = Call { name: "launcher".into(), arguments: vec!["x".into(), odd.clone()] };
+        let table = Table::parse("").expect("an empty table is well formed");
+        let Ok(Choice::Launch(launch)) = choose(&table, &call) else { panic!("nothing chosen") };
+        assert_eq!(launch.form, Form::Direct { program: "x".into(), arguments: vec![odd] });
+    }
+
+    #[test]
+    fn the_list() {
+        let text = "[[processes]]\ntype = 'web'\ncommand = 'puma -p $PORT'\n\
+                    [[processes]]\ntype = 'worker'\ncommand = ['sh', '-c']\nargs = ['a b']\ndirect = true\n\
+                    [[processes]]\ntype = 'long'\ncommand = \"one\\ntwo\"";
+        let table = Table::parse(text).expect("the fixture is well formed");
+        let expected = "web (default)  puma -p $PORT\n\
+                        worker         sh -c 'a b'\n\
+                        long           one\n               two\n";
+        assert_eq!(list(&table), expected);
+    }
+}
