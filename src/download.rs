@@ -1,0 +1,183 @@
+//! Plain downloads: bytes from an address, checked by who asked for them.
+//!
+//! One client for all; system certificate roots (`SSL_CERT_FILE` and
+//! `SSL_CERT_DIR` count), `HTTP(S)_PROXY` and `NO_PROXY` are honoured. A failed
+//! try is repeated where repeating can help. Registries have a client of their
+//! own in `registry`; it shares this connection pool.
+
+use std::io::{self, Read, Write};
+use std::thread;
+use std::time::Duration;
+
+use reqwest::StatusCode;
+use reqwest::blocking::{Client, Response};
+use thiserror::Error;
+
+/// Tries in all, the first included.
+const TRIES: u32 = 4;
+/// Before the second try; doubled for each further one.
+const FIRST_PAUSE: Duration = Duration::from_millis(500);
+
+/// A client for downloads.
+#[derive(Clone, Debug)]
+pub struct Downloads {
+    client: Client,
+}
+
+/// Why a download failed.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum DownloadError {
+    /// The client cannot be made: no usable certificate roots, say.
+    #[error("could not set up downloads")]
+    Client(#[source] reqwest::Error),
+    /// No answer.
+    #[error("could not reach `{address}`")]
+    Unreachable {
+        /// The address.
+        address: String,
+        /// What went wrong.
+        source: reqwest::Error,
+    },
+    /// An answer that says no.
+    #[error("`{address}` answered {status}")]
+    Status {
+        /// The address.
+        address: String,
+        /// The answer.
+        status: StatusCode,
+    },
+    /// The answer broke off.
+    #[error("the download of `{address}` broke off")]
+    Broken {
+        /// The address.
+        address: String,
+        /// What went wrong.
+        source: io::Error,
+    },
+    /// More bytes than there may be.
+    #[error("`{address}` is longer than {limit} bytes")]
+    TooLong {
+        /// The address.
+        address: String,
+        /// How many bytes may come.
+        limit: u64,
+    },
+}
+
+impl DownloadError {
+    /// Whether the address says that there is no such thing, so that another
+    /// address may be tried.
+    #[must_use]
+    pub fn is_absent(&self) -> bool {
+        matches!(self, DownloadError::Status { status, .. } if status.is_client_error())
+    }
+
+    fn may_pass(&self) -> bool {
+        match self {
+            DownloadError::Unreachable { .. } | DownloadError::Broken { .. } => true,
+            DownloadError::Status { status, .. } => {
+                status.is_server_error() || [408, 429].contains(&status.as_u16())
+            }
+            DownloadError::Client(_) | DownloadError::TooLong { .. } => false,
+        }
+    }
+}
+
+/// The HTTP client that all rooms share.
+///
+/// # Errors
+/// The machine's certificate roots cannot be used.
+pub fn client() -> Result<Client, DownloadError> {
+    // Fails when it was installed before, which is as good.
+    let _installed_before = rustls::crypto::ring::default_provider().install_default();
+    Client::builder()
+        .user_agent(concat!("forge/", env!("CARGO_PKG_VERSION")))
+        .connect_timeout(Duration::from_secs(30))
+        // Layers and packages may take long; only silence is an error.
+        .timeout(None)
+        .tcp_keepalive(Duration::from_secs(30))
+        .redirect(reqwest::redirect::Policy::limited(10))
+        .build()
+        .map_err(DownloadError::Client)
+}
+
+impl Downloads {
+    /// Sets up a client.
+    ///
+    /// # Errors
+    /// The machine's certificate roots cannot be used.
+    pub fn new() -> Result<Downloads, DownloadError> {
+        client().map(|client| Downloads { client })
+    }
+
+    /// Writes the bytes at `address` to what `target` makes, anew for each try.
+    /// `progress` is told how many bytes came with each piece. Returns the last
+    /// target.
+    ///
+    /// # Errors
+    /// See [`DownloadError`]; what `target` fails with counts as broken off.
+    pub fn fetch<W: Write>(
+        &self,
+        address: &str,
+        limit: u64,
+        mut target: impl FnMut() -> io::Result<W>,
+        progress: &dyn Fn(u64),
+    ) -> Result<W, DownloadError> {
+        let mut pause = FIRST_PAUSE;
+        for _ in 1..TRIES {
+            match self.try_fetch(address, limit, &mut target, progress) {
+                Err(error) if error.may_pass() => thread::sleep(pause),
+                other => return other,
+            }
+            pause *= 2;
+        }
+        self.try_fetch(address, limit, &mut target, progress)
+    }
+
+    /// The bytes at `address`.
+    ///
+    /// # Errors
+    /// See [`DownloadError`].
+    pub fn bytes(&self, address: &str, limit: u64) -> Result<Vec<u8>, DownloadError> {
+        self.fetch(address, limit, || Ok(Vec::new()), &|_| {})
+    }
+
+    fn try_fetch<W: Write>(
+        &self,
+        address: &str,
+        limit: u64,
+        target: &mut impl FnMut() -> io::Result<W>,
+        progress: &dyn Fn(u64),
+    ) -> Result<W, DownloadError> {
+        let shown = || address.to_owned();
+        let broken = |source| DownloadError::Broken { address: shown(), source };
+        let mut response: Response =
+            self.client.get(address).header("Accept-Encoding", "identity").send().map_err(
+                |source| DownloadError::Unreachable {
+                    address: shown(),
+                    source: source.without_url(),
+                },
+            )?;
+        if response.status() != StatusCode::OK {
+            return Err(DownloadError::Status { address: shown(), status: response.status() });
+        }
+        let mut writer = target().map_err(broken)?;
+        let mut buffer = vec![0; 1 << 16];
+        let mut total = 0;
+        loop {
+            let length = match response.read(&mut buffer) {
+                Ok(0) => return Ok(writer),
+                Ok(length) => length,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) => return Err(broken(error)),
+            };
+            total += length as u64;
+            if total > limit {
+                return Err(DownloadError::TooLong { address: shown(), limit });
+            }
+            writer.write_all(&buffer[..length]).map_err(broken)?;
+            progress(length as u64);
+        }
+    }
+}
