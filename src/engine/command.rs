@@ -1,0 +1,263 @@
+//! Runs a step's command in the sandbox, and takes what it made.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File, OpenOptions};
+use std::io::{BufWriter, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use super::{Engine, EngineError, hints};
+use crate::digest::Digest;
+use crate::event::Event;
+use crate::plan::Step;
+use crate::sandbox::{self, Bind, Network, SandboxError, Spec};
+use crate::source::matcher;
+use crate::store::Scratch;
+use crate::tree::Tree;
+
+/// Where scripts and the shared download folder are seen in a step.
+const FORGE: &str = "/forge";
+/// How many of a failed step's lines the error carries.
+const TAIL: usize = 25;
+/// How many of a failed step's last lines are looked at for hints.
+const LOOKED_AT: usize = 2000;
+/// A line that begins so is shown to the user even when the step succeeds.
+const NOTICE: &str = "forge:notice: ";
+
+fn failed(action: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> EngineError {
+    let path = path.to_owned();
+    move |source| EngineError::Io { action, path, source }
+}
+
+impl Engine<'_> {
+    pub(super) fn command(
+        &self,
+        step: &Step,
+        key: &Digest,
+        inputs: &[Digest],
+        command: &[String],
+        files: &BTreeMap<String, String>,
+    ) -> Result<(Digest, Tree), EngineError> {
+        let scratch = self.scratch(step)?;
+        self.execute(step, key, inputs, command, files, &scratch)?;
+        self.take_outputs(step, &scratch)
+    }
+
+    /// A scratch folder named after the step.
+    pub(super) fn scratch(&self, step: &Step) -> Result<Scratch, EngineError> {
+        let label: String = step
+            .name
+            .chars()
+            .map(|letter| if letter.is_ascii_alphanumeric() { letter } else { '-' })
+            .collect();
+        Ok(self.store.scratch(&label)?)
+    }
+
+    /// Runs the command with the inputs as its file system.
+    pub(super) fn execute(
+        &self,
+        step: &Step,
+        key: &Digest,
+        inputs: &[Digest],
+        command: &[String],
+        files: &BTreeMap<String, String>,
+        scratch: &Scratch,
+    ) -> Result<(), EngineError> {
+        let mode = (self.mode)()?;
+        let scripts = scratch.path().join("forge");
+        fs::create_dir_all(scripts.join("cache")).map_err(failed("make", &scripts))?;
+        for (name, text) in files {
+            let path = scripts.join(name);
+            fs::write(&path, text).map_err(failed("write", &path))?;
+        }
+        fs::create_dir_all(scratch.path().join("tmp/home"))
+            .map_err(failed("make", scratch.path()))?;
+        let mut binds = vec![Bind { from: scripts, to: PathBuf::from(FORGE), writable: false }];
+        let mut environment = step.environment.clone();
+        if step.network {
+            binds.extend(self.identity.binds.iter().cloned());
+            environment.extend(self.identity.environment.clone());
+            if let Some(cache) = &step.cache {
+                let from = self.store.root().join("downloads").join(cache);
+                fs::create_dir_all(&from).map_err(failed("make", &from))?;
+                binds.push(Bind { from, to: Path::new(FORGE).join("cache"), writable: true });
+            }
+        }
+        let spec = Spec {
+            mode,
+            layers: inputs.iter().map(|tree| self.store.tree_path(tree)).collect(),
+            scratch: scratch.path().to_owned(),
+            binds,
+            network: if step.network { Network::Host } else { Network::Offline },
+            command: command.to_vec(),
+            environment,
+            directory: PathBuf::from(&step.directory),
+            user: 0,
+            interactive: false,
+        };
+        let path = self.log_path(key);
+        let mut log = BufWriter::new(open_log(&path).map_err(failed("write", &path))?);
+        let mut lines: Vec<String> = Vec::new();
+        let mut log_error = None;
+        let result = sandbox::run(&spec, self.running, |line| {
+            if let Err(error) = writeln!(log, "{line}") {
+                log_error.get_or_insert(error);
+            }
+            match line.strip_prefix(NOTICE) {
+                Some(text) => self.events.notice(text, None),
+                None => self
+                    .events
+                    .send(Event::StepLine { step: step.name.clone(), line: line.to_owned() }),
+            }
+            if lines.len() >= 2 * LOOKED_AT {
+                lines.drain(..LOOKED_AT);
+            }
+            lines.push(line.to_owned());
+        });
+        let exit = match result {
+            Ok(exit) => exit,
+            Err(SandboxError::Interrupted) => return Err(EngineError::Interrupted),
+            Err(source) => return Err(EngineError::Sandbox { step: step.name.clone(), source }),
+        };
+        if let Some(error) = log_error {
+            return Err(failed("write", &path)(error));
+        }
+        log.flush().map_err(failed("write", &path))?;
+        if exit.success() {
+            return Ok(());
+        }
+        let from = lines.len().saturating_sub(LOOKED_AT);
+        let in_app = |path: &str| {
+            self.snapshot.entries.contains_key(path) || self.snapshot.decisions.contains_key(path)
+        };
+        let (advice, network) = hints::advice(step, &lines[from..], &in_app)?;
+        let tail = lines.split_off(lines.len().saturating_sub(TAIL));
+        Err(EngineError::StepFailed {
+            step: step.name.clone(),
+            exit,
+            tail,
+            log: path,
+            advice,
+            network,
+        })
+    }
+
+    /// Moves what the step was to make out of all that it wrote, and keeps it.
+    pub(super) fn take_outputs(
+        &self,
+        step: &Step,
+        scratch: &Scratch,
+    ) -> Result<(Digest, Tree), EngineError> {
+        let upper = scratch.path().join("upper");
+        let keep = scratch.path().join("keep");
+        for output in &step.outputs {
+            let from = upper.join(&output.path);
+            let there = fs::symlink_metadata(&from).is_ok();
+            if !there && output.optional {
+                continue;
+            }
+            if !there {
+                return Err(EngineError::OutputMissing {
+                    step: step.name.clone(),
+                    path: format!("/{}", output.path),
+                });
+            }
+            let to = keep.join(&output.path);
+            if let Some(parent) = to.parent() {
+                make_parents(parent).map_err(failed("make", parent))?;
+            }
+            fs::rename(&from, &to).map_err(failed("move", &from))?;
+        }
+        make_parents(&keep).map_err(failed("make", &keep))?;
+        if !step.drop.is_empty() {
+            let dropped = matcher("a step's `drop`", step.drop.iter().map(String::as_str))?;
+            drop_entries(&keep, "", &dropped).map_err(failed("clean", &keep))?;
+        }
+        Ok(self.store.keep_tree(&keep)?)
+    }
+}
+
+/// Folders made with the same mode under any umask.
+fn make_parents(folder: &Path) -> std::io::Result<()> {
+    use std::os::unix::fs::PermissionsExt;
+    if folder.exists() {
+        return Ok(());
+    }
+    if let Some(parent) = folder.parent() {
+        make_parents(parent)?;
+    }
+    fs::create_dir(folder)?;
+    fs::set_permissions(folder, fs::Permissions::from_mode(0o755))
+}
+
+/// Removes the entries that the patterns match; a folder goes when nothing in it
+/// stays.
+fn drop_entries(
+    root: &Path,
+    below: &str,
+    dropped: &ignore::gitignore::Gitignore,
+) -> std::io::Result<()> {
+    for entry in fs::read_dir(root.join(below))? {
+        let entry = entry?;
+        // Names that are not UTF-8 match no pattern; the scan judges them.
+        let Ok(name) = entry.file_name().into_string() else { continue };
+        let path = if below.is_empty() { name } else { format!("{below}/{name}") };
+        let folder = entry.file_type()?.is_dir();
+        if folder {
+            drop_entries(root, &path, dropped)?;
+        }
+        if dropped.matched_path_or_any_parents(&path, folder).is_ignore() {
+            if !folder {
+                fs::remove_file(entry.path())?;
+            } else if fs::read_dir(entry.path())?.next().is_none() {
+                fs::remove_dir(entry.path())?;
+            }
+        }
+    }
+    Ok(())
+}
+
+fn open_log(path: &Path) -> std::io::Result<File> {
+    if let Some(folder) = path.parent() {
+        fs::create_dir_all(folder)?;
+    }
+    OpenOptions::new().create(true).write(true).truncate(true).mode(0o600).open(path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dropping_keeps_what_is_excepted() {
+        let folder = tempfile::tempdir().expect("a folder");
+        for path in [
+            "usr/share/doc/a/copyright",
+            "usr/share/doc/a/manual",
+            "usr/share/doc/b/manual",
+            "usr/bin/x",
+        ] {
+            let path = folder.path().join(path);
+            fs::create_dir_all(path.parent().expect("a parent")).expect("mkdir");
+            fs::write(path, "").expect("write");
+        }
+        let rules = matcher("t", ["usr/share/doc/**", "!usr/share/doc/*/copyright"].into_iter())
+            .expect("parses");
+        drop_entries(folder.path(), "", &rules).expect("dropped");
+        let tree = Tree::scan(folder.path()).expect("scan");
+        let left: Vec<_> =
+            tree.entries.keys().map(|path| String::from_utf8_lossy(path).into_owned()).collect();
+        assert_eq!(
+            left,
+            [
+                "usr",
+                "usr/bin",
+                "usr/bin/x",
+                "usr/share",
+                "usr/share/doc",
+                "usr/share/doc/a",
+                "usr/share/doc/a/copyright"
+            ]
+        );
+    }
+}

@@ -1,0 +1,597 @@
+//! Walks the graph: asks the lock, asks the store, else runs.
+//!
+//! ```text
+//! for each step whose inputs are known:
+//!   key ─► pinned in forge.lock? ─► recorded in the store? ─► else run it in the sandbox
+//! for each step that is a layer: packed before? else pack it, while other steps run
+//! ```
+//!
+//! - A step's result is *known* by its record; its files are needed only when a
+//!   step that runs has it as an input, or a layer must be packed. They are then
+//!   made again if the store does not have them.
+//! - Two builds that need the same key take turns: the second finds the result.
+//! - Reports by events and errors; prints nothing.
+
+mod command;
+mod error;
+mod hints;
+mod network;
+mod packages;
+mod schedule;
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError, mpsc};
+use std::thread;
+use std::time::Instant;
+
+use serde::{Deserialize, Serialize};
+
+use crate::digest::Digest;
+use crate::download::Downloads;
+use crate::event::{Event, Events, ReusedFrom};
+use crate::image::ImageLayer;
+use crate::layer::{self, Compression, Layer, Owner, Recipe};
+use crate::lock::{Lock, Pin};
+use crate::plan::key::{key, pin_key};
+use crate::plan::{APP_FOLDER, APP_USER, Action, MadeFile, Package, Plan, Step};
+use crate::sandbox::{Mode, Running};
+use crate::source::Snapshot;
+use crate::store::{Store, Table};
+use crate::tree::{Node, Tree};
+
+pub use error::EngineError;
+pub use network::Identity;
+use schedule::{Schedule, Task};
+
+/// All that a build needs, made by the command line.
+pub struct Engine<'a> {
+    /// What is to be done.
+    pub plan: &'a Plan,
+    /// The app's files.
+    pub snapshot: &'a Snapshot,
+    /// Where results are.
+    pub store: &'a Store,
+    /// What is pinned; new pins are added.
+    pub lock: &'a Mutex<Lock>,
+    /// Where events go.
+    pub events: Events,
+    /// The sandboxes that run.
+    pub running: &'a Running,
+    /// How steps are isolated; asked for once, when the first step must run.
+    pub mode: &'a (dyn Fn() -> Result<Mode, EngineError> + Sync),
+    /// A client for downloads; made when the first one is needed.
+    pub downloads: &'a (dyn Fn() -> Result<Downloads, EngineError> + Sync),
+    /// Where a package may be had, best first.
+    pub addresses: &'a (dyn Fn(&Package) -> Vec<String> + Sync),
+    /// What fetch steps know of this machine's network.
+    pub identity: Identity,
+    /// Steps that may run at once, besides those that only fetch.
+    pub jobs: usize,
+    /// `linux/amd64`.
+    pub platform: &'a str,
+    /// How layers are compressed.
+    pub compression: Compression,
+    /// Whether each step is run twice and its results compared.
+    pub check: bool,
+}
+
+/// What a build made.
+#[derive(Clone, Debug)]
+pub struct Built {
+    /// The image's layers, bottom to top.
+    pub layers: Vec<ImageLayer>,
+    /// The trees of all steps.
+    pub trees: BTreeMap<String, Digest>,
+    /// Steps that ran.
+    pub ran: usize,
+    /// Steps whose result was known.
+    pub reused: usize,
+}
+
+/// The record of a step's result.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Output {
+    /// The step's name when it ran, for people.
+    pub step: String,
+    /// The content.
+    pub tree: Digest,
+}
+
+/// What one task gave.
+enum Done {
+    Step { ran: bool },
+    Layer(Layer),
+}
+
+impl Engine<'_> {
+    /// Builds everything that the image needs.
+    ///
+    /// # Errors
+    /// The first failure; what was made before it stays in the store.
+    pub fn build(&self) -> Result<Built, EngineError> {
+        let state = State { trees: self.plan.steps.iter().map(|_| OnceLock::new()).collect() };
+        let mut schedule = Schedule::new(self.plan, self.jobs);
+        let mut layers: BTreeMap<usize, Layer> = BTreeMap::new();
+        let (mut ran, mut reused) = (0, 0);
+        let (out, results) = mpsc::channel();
+        let mut failure: Option<EngineError> = None;
+        thread::scope(|scope| {
+            loop {
+                if failure.is_none() {
+                    for task in schedule.start() {
+                        let (out, state) = (out.clone(), &state);
+                        scope.spawn(move || {
+                            let result = match task {
+                                Task::Step(index) => self.step(state, index),
+                                Task::Layer(index) => self.layer(state, index).map(Done::Layer),
+                            };
+                            // The receiver outlives all tasks.
+                            let _received = out.send((task, result));
+                        });
+                    }
+                }
+                if schedule.idle() {
+                    break;
+                }
+                let Ok((task, result)) = results.recv() else { break };
+                schedule.finish(task);
+                match result {
+                    Ok(Done::Step { ran: has_run }) => {
+                        if has_run {
+                            ran += 1;
+                        } else {
+                            reused += 1;
+                        }
+                    }
+                    Ok(Done::Layer(layer)) => {
+                        if let Task::Layer(index) = task {
+                            layers.insert(index, layer);
+                        }
+                    }
+                    Err(error) => {
+                        if failure.is_none() {
+                            // What runs beside it cannot save the build; its
+                            // results so far stay.
+                            self.running.stop();
+                            failure = Some(error);
+                        }
+                    }
+                }
+            }
+        });
+        if let Some(failure) = failure {
+            return Err(failure);
+        }
+        let trees = self
+            .plan
+            .steps
+            .iter()
+            .zip(&state.trees)
+            .filter_map(|(step, tree)| tree.get().map(|tree| (step.name.clone(), *tree)))
+            .collect();
+        let layers = self
+            .plan
+            .image
+            .layers
+            .iter()
+            .enumerate()
+            .filter_map(|(index, recipe)| {
+                let tree = *state.trees[self.index(&recipe.step)].get()?;
+                layers.remove(&index).map(|layer| ImageLayer {
+                    name: recipe.step.clone(),
+                    layer,
+                    tree,
+                })
+            })
+            .collect();
+        Ok(Built { layers, trees, ran, reused })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Lock> {
+        self.lock.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn index(&self, name: &str) -> usize {
+        // `Plan::new` has checked that every input is a step.
+        self.plan.steps.iter().position(|step| step.name == name).unwrap_or_default()
+    }
+
+    /// Finds out the tree of a step, running it if nobody knows.
+    fn step(&self, state: &State, index: usize) -> Result<Done, EngineError> {
+        let step = &self.plan.steps[index];
+        let (tree, ran) = match &step.action {
+            Action::Source { selection } => (self.snapshot.select(selection)?.digest(), None),
+            Action::Files { files } => (made_tree(files).digest(), None),
+            Action::Command { .. } | Action::Packages { .. } => {
+                let inputs = state.inputs(self, step);
+                let (tree, from) = self.known_or_run(state, step, &inputs)?;
+                (tree, Some(from))
+            }
+        };
+        // Set once: each step is one task.
+        let _first = state.trees[index].set(tree);
+        if let Some(from @ Some(_)) = ran.map(Known::reused) {
+            let from = from.unwrap_or(ReusedFrom::Store);
+            self.events.send(Event::StepReused { step: step.name.clone(), from, tree });
+        }
+        Ok(Done::Step { ran: matches!(ran, Some(Known::Ran)) })
+    }
+
+    fn known_or_run(
+        &self,
+        state: &State,
+        step: &Step,
+        inputs: &[Digest],
+    ) -> Result<(Digest, Known), EngineError> {
+        let key = key(step, self.platform, inputs);
+        if step.pinned {
+            if let Some(tree) = self.pinned(state, step)? {
+                self.store.put(Table::Outputs, &key, &Output { step: step.name.clone(), tree })?;
+                return Ok((tree, Known::Lock));
+            }
+            let (tree, known) = self.recorded_or_run(state, step, &key, inputs)?;
+            if !self.store.has_tree(&tree) {
+                self.run(state, step, &key, inputs)?;
+            }
+            let key = pin_key(step, self.platform, &self.source_inputs(state, step));
+            self.lock().set_pin(Pin {
+                step: step.name.clone(),
+                key,
+                files: self.texts(step, &tree)?,
+            });
+            return Ok((tree, known));
+        }
+        self.recorded_or_run(state, step, &key, inputs)
+    }
+
+    /// The tree of a step that is pinned in the lock, made from it.
+    fn pinned(&self, state: &State, step: &Step) -> Result<Option<Digest>, EngineError> {
+        if !step.pinned {
+            return Ok(None);
+        }
+        let key = pin_key(step, self.platform, &self.source_inputs(state, step));
+        let pinned = self.lock().pin(&step.name, &key);
+        let Some(files) = pinned else { return Ok(None) };
+        let files = files
+            .into_iter()
+            .map(|(path, text)| (path, MadeFile::File { content: text.into_bytes(), mode: 0o644 }))
+            .collect();
+        self.write_made(&files).map(Some)
+    }
+
+    fn recorded_or_run(
+        &self,
+        state: &State,
+        step: &Step,
+        key: &Digest,
+        inputs: &[Digest],
+    ) -> Result<(Digest, Known), EngineError> {
+        if let Some(output) = self.store.get::<Output>(Table::Outputs, key)? {
+            return Ok((output.tree, Known::Store));
+        }
+        let waits = || self.events.send(Event::StepWaits { step: step.name.clone() });
+        let _held = self.store.lock_key(key, waits)?;
+        if let Some(output) = self.store.get::<Output>(Table::Outputs, key)? {
+            return Ok((output.tree, Known::Store));
+        }
+        self.run(state, step, key, inputs).map(|tree| (tree, Known::Ran))
+    }
+
+    /// Runs a step, whatever is known, and records its result.
+    fn run(
+        &self,
+        state: &State,
+        step: &Step,
+        key: &Digest,
+        inputs: &[Digest],
+    ) -> Result<Digest, EngineError> {
+        for (name, tree) in step.root.iter().zip(inputs) {
+            self.ensure_tree(state, self.index(name), tree)?;
+        }
+        let started = Instant::now();
+        self.events.send(Event::StepStarted { step: step.name.clone() });
+        let made = self.act(step, key, inputs).and_then(|(tree, list)| {
+            if self.check && !step.network {
+                let (again, other) = self.act(step, key, inputs)?;
+                if again != tree {
+                    let differ = differences(&list, &other);
+                    return Err(EngineError::NotReproducible { step: step.name.clone(), differ });
+                }
+            }
+            Ok((tree, list))
+        });
+        let (tree, list) =
+            made.inspect_err(|_| self.events.send(Event::StepFailed { step: step.name.clone() }))?;
+        self.store.put(Table::Outputs, key, &Output { step: step.name.clone(), tree })?;
+        self.events.send(Event::StepFinished {
+            step: step.name.clone(),
+            milliseconds: milliseconds(started),
+            tree,
+            bytes: list.size(),
+        });
+        Ok(tree)
+    }
+
+    fn act(
+        &self,
+        step: &Step,
+        key: &Digest,
+        inputs: &[Digest],
+    ) -> Result<(Digest, Tree), EngineError> {
+        match &step.action {
+            Action::Command { command, files } => self.command(step, key, inputs, command, files),
+            Action::Packages { packages, bottom, .. } => {
+                self.packages(step, key, inputs, packages, *bottom)
+            }
+            Action::Source { .. } | Action::Files { .. } => {
+                // Never run: their trees are known without it.
+                Err(EngineError::NotReproducible { step: step.name.clone(), differ: Vec::new() })
+            }
+        }
+    }
+
+    /// Makes sure that the files of a step's tree are in the store.
+    fn ensure_tree(&self, state: &State, index: usize, tree: &Digest) -> Result<(), EngineError> {
+        if self.store.has_tree(tree) {
+            return Ok(());
+        }
+        let step = &self.plan.steps[index];
+        // Two steps may want the same files at once.
+        let _held = self.store.lock_key(tree, || {})?;
+        if self.store.has_tree(tree) {
+            return Ok(());
+        }
+        let made = match &step.action {
+            Action::Source { selection } => {
+                let selected = self.snapshot.select(selection)?;
+                let scratch = self.store.scratch("source")?;
+                let folder = scratch.path().join("out");
+                self.snapshot.materialise(&selected, &folder)?;
+                self.store.keep_tree(&folder)?.0
+            }
+            Action::Files { files } => self.write_made(files)?,
+            Action::Command { .. } | Action::Packages { .. } => {
+                let inputs = state.inputs(self, step);
+                match self.pinned(state, step)? {
+                    Some(tree) => tree,
+                    None => self.run(state, step, &key(step, self.platform, &inputs), &inputs)?,
+                }
+            }
+        };
+        if made == *tree {
+            Ok(())
+        } else {
+            Err(EngineError::Lost { step: step.name.clone(), expected: *tree, found: made })
+        }
+    }
+
+    fn write_made(&self, files: &BTreeMap<String, MadeFile>) -> Result<Digest, EngineError> {
+        let tree = made_tree(files).digest();
+        if self.store.has_tree(&tree) {
+            return Ok(tree);
+        }
+        let scratch = self.store.scratch("files")?;
+        let folder = scratch.path().join("out");
+        write_files(files, &folder).map_err(|source| EngineError::Io {
+            action: "write",
+            path: folder.clone(),
+            source,
+        })?;
+        Ok(self.store.keep_tree(&folder)?.0)
+    }
+
+    /// The files of a pinned step's output, as text.
+    fn texts(&self, step: &Step, tree: &Digest) -> Result<BTreeMap<String, String>, EngineError> {
+        let list = self.store.read_tree(tree)?;
+        let root = self.store.tree_path(tree);
+        let mut texts = BTreeMap::new();
+        for (path, node) in &list.entries {
+            if matches!(node, Node::File { .. }) {
+                let path = String::from_utf8_lossy(path).into_owned();
+                let full = root.join(&path);
+                let text = std::fs::read_to_string(&full).map_err(|source| EngineError::Io {
+                    action: "read the pinned file",
+                    path: full,
+                    source,
+                })?;
+                texts.insert(path, text);
+            } else if !matches!(node, Node::Directory { .. }) {
+                return Err(EngineError::OutputMissing {
+                    step: step.name.clone(),
+                    path: "only plain files".to_owned(),
+                });
+            }
+        }
+        Ok(texts)
+    }
+
+    fn source_inputs(&self, state: &State, step: &Step) -> Vec<Digest> {
+        step.root
+            .iter()
+            .map(|name| self.index(name))
+            .filter(|index| matches!(self.plan.steps[*index].action, Action::Source { .. }))
+            .filter_map(|index| state.trees[index].get().copied())
+            .collect()
+    }
+
+    /// Packs the layer, unless an earlier build did.
+    fn layer(&self, state: &State, number: usize) -> Result<Layer, EngineError> {
+        let wanted = &self.plan.image.layers[number];
+        let index = self.index(&wanted.step);
+        let Some(tree) = state.trees[index].get() else { return Err(EngineError::Interrupted) };
+        let started = Instant::now();
+        let user = APP_USER;
+        let owned = |folder: &str| Owner { folder: folder.to_owned(), user, group: user };
+        let mut owners = vec![owned("home/app")];
+        if wanted.of_app {
+            owners.push(owned(APP_FOLDER));
+        }
+        let recipe = Recipe { owners, compression: self.compression };
+        let key = recipe.key(tree);
+        let report = |layer: &Layer, reused| {
+            self.events.send(Event::LayerPacked {
+                step: wanted.step.clone(),
+                digest: layer.digest,
+                size: layer.size,
+                reused,
+                milliseconds: milliseconds(started),
+            });
+        };
+        if let Some(layer) = self.store.get::<Layer>(Table::Layers, &key)?
+            && self.store.blob_size(&layer.digest)? == Some(layer.size)
+        {
+            report(&layer, true);
+            return Ok(layer);
+        }
+        self.ensure_tree(state, index, tree)?;
+        let list = self.store.read_tree(tree)?;
+        let mut blob = self.store.new_blob()?;
+        let root = self.store.tree_path(tree);
+        let layer = layer::pack(&list, &root, &recipe, self.jobs, &mut blob, &|_| {})?;
+        blob.keep(Some((&layer.digest, "the layer")))?;
+        self.store.put(Table::Layers, &key, &layer)?;
+        report(&layer, false);
+        Ok(layer)
+    }
+
+    fn log_path(&self, key: &Digest) -> PathBuf {
+        self.store.root().join("logs").join(format!("{}.log", key.short()))
+    }
+}
+
+/// What is known while a build goes on.
+struct State {
+    trees: Vec<OnceLock<Digest>>,
+}
+
+impl State {
+    /// The trees of a step's inputs, bottom to top; they are all known when the
+    /// step is scheduled.
+    fn inputs(&self, engine: &Engine<'_>, step: &Step) -> Vec<Digest> {
+        step.root.iter().filter_map(|name| self.trees[engine.index(name)].get().copied()).collect()
+    }
+}
+
+/// How a step's result came to be known.
+#[derive(Clone, Copy)]
+enum Known {
+    Store,
+    Lock,
+    Ran,
+}
+
+impl Known {
+    fn reused(self) -> Option<ReusedFrom> {
+        match self {
+            Known::Store => Some(ReusedFrom::Store),
+            Known::Lock => Some(ReusedFrom::Lock),
+            Known::Ran => None,
+        }
+    }
+}
+
+fn milliseconds(since: Instant) -> u64 {
+    u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX)
+}
+
+/// The tree of files that forge makes itself, without writing them.
+fn made_tree(files: &BTreeMap<String, MadeFile>) -> Tree {
+    let mut tree = Tree::default();
+    for (path, file) in files {
+        let node = match file {
+            MadeFile::File { content, mode } => {
+                Node::File { mode: *mode, size: content.len() as u64, digest: Digest::of(content) }
+            }
+            MadeFile::Link { target } => Node::Symlink { target: target.clone().into_bytes() },
+            MadeFile::Folder { mode } => Node::Directory { mode: *mode, opaque: false },
+        };
+        tree.entries.insert(path.clone().into_bytes(), node);
+    }
+    tree.add_parents();
+    tree
+}
+
+fn write_files(
+    files: &BTreeMap<String, MadeFile>,
+    folder: &std::path::Path,
+) -> std::io::Result<()> {
+    use std::fs;
+    use std::os::unix::fs::PermissionsExt;
+    let make = |path: &std::path::Path| -> std::io::Result<()> {
+        let mut missing = Vec::new();
+        let mut next = Some(path);
+        while let Some(path) = next.filter(|path| !path.exists()) {
+            missing.push(path);
+            next = path.parent();
+        }
+        for path in missing.into_iter().rev() {
+            fs::create_dir(path)?;
+            fs::set_permissions(path, fs::Permissions::from_mode(0o755))?;
+        }
+        Ok(())
+    };
+    make(folder)?;
+    for (path, file) in files {
+        let full = folder.join(path);
+        if let Some(parent) = full.parent() {
+            make(parent)?;
+        }
+        match file {
+            MadeFile::File { content, mode } => {
+                fs::write(&full, content)?;
+                fs::set_permissions(&full, fs::Permissions::from_mode(*mode))?;
+            }
+            MadeFile::Link { target } => std::os::unix::fs::symlink(target, &full)?,
+            MadeFile::Folder { mode } => {
+                make(&full)?;
+                fs::set_permissions(&full, fs::Permissions::from_mode(*mode))?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The paths at which two trees differ.
+fn differences(one: &Tree, other: &Tree) -> Vec<String> {
+    let shown = |path: &Vec<u8>| String::from_utf8_lossy(path).into_owned();
+    let mut found: Vec<String> = one
+        .entries
+        .iter()
+        .filter(|(path, node)| other.entries.get(*path) != Some(node))
+        .map(|(path, _)| shown(path))
+        .chain(other.entries.keys().filter(|path| !one.entries.contains_key(*path)).map(shown))
+        .collect();
+    found.sort();
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn made_files_are_what_the_tree_says() {
+        let files = BTreeMap::from([
+            ("a/b/file".to_owned(), MadeFile::File { content: b"x".to_vec(), mode: 0o755 }),
+            ("a/link".to_owned(), MadeFile::Link { target: "b/file".to_owned() }),
+            ("a/c".to_owned(), MadeFile::Folder { mode: 0o1777 }),
+        ]);
+        let folder = tempfile::tempdir().expect("a folder");
+        let root = folder.path().join("out");
+        write_files(&files, &root).expect("written");
+        assert_eq!(Tree::scan(&root).expect("scan"), made_tree(&files));
+    }
+
+    #[test]
+    fn differences_name_paths() {
+        let tree = |content: &[u8], name: &str| {
+            made_tree(&BTreeMap::from([
+                ("same".to_owned(), MadeFile::Folder { mode: 0o755 }),
+                (name.to_owned(), MadeFile::File { content: content.to_vec(), mode: 0o644 }),
+            ]))
+        };
+        assert_eq!(differences(&tree(b"1", "a"), &tree(b"2", "a")), ["a"]);
+        assert_eq!(differences(&tree(b"1", "a"), &tree(b"1", "b")), ["a", "b"]);
+    }
+}

@@ -1,0 +1,191 @@
+//! The closed list of what can happen in a build.
+//!
+//! Rooms report what happens by sending an [`Event`]; the terminal view, the
+//! plain view and `--json` are views of this list and nothing else is printed.
+//! An event carries data, not sentences, except for words that came from outside.
+
+use std::sync::mpsc::Sender;
+
+use serde::Serialize;
+
+use crate::digest::Digest;
+
+/// Why a step did not run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ReusedFrom {
+    /// Its result was in the store.
+    Store,
+    /// Its result is pinned in `forge.lock`.
+    Lock,
+}
+
+/// Something that happened. Times are in milliseconds, sizes in bytes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case", tag = "event")]
+#[non_exhaustive]
+pub enum Event {
+    /// The app was recognised.
+    Detected {
+        /// The buildpack that plans.
+        buildpack: String,
+        /// What it was recognised by: fact, value, file.
+        facts: Vec<(String, String, String)>,
+    },
+    /// The plan is made.
+    Planned {
+        /// Steps: name, description, names of its inputs.
+        steps: Vec<(String, String, Vec<String>)>,
+    },
+    /// Something that the user should know but that stops nothing.
+    Notice {
+        /// What.
+        text: String,
+        /// What to do about it, if anything.
+        advice: Option<String>,
+    },
+    /// Package indexes are read, and versions chosen.
+    Solving {
+        /// The release: `trixie`.
+        release: String,
+    },
+    /// Versions are chosen.
+    Solved {
+        /// The step that they are for.
+        step: String,
+        /// How many packages.
+        packages: usize,
+        /// How many bytes of .debs.
+        bytes: u64,
+        /// Whether `forge.lock` named them already.
+        locked: bool,
+    },
+    /// A step begins to run.
+    StepStarted {
+        /// The step.
+        step: String,
+    },
+    /// Another build is running the same step; this one waits for its result.
+    StepWaits {
+        /// The step.
+        step: String,
+    },
+    /// A line that a step printed.
+    StepLine {
+        /// The step.
+        step: String,
+        /// The line.
+        line: String,
+    },
+    /// A download of a step went on.
+    Download {
+        /// The step.
+        step: String,
+        /// Bytes so far.
+        done: u64,
+        /// Bytes in all.
+        total: u64,
+    },
+    /// A step did not have to run.
+    StepReused {
+        /// The step.
+        step: String,
+        /// Where its result was.
+        from: ReusedFrom,
+        /// The tree.
+        tree: Digest,
+    },
+    /// A step ran to its end.
+    StepFinished {
+        /// The step.
+        step: String,
+        /// How long it took.
+        milliseconds: u64,
+        /// The tree it made.
+        tree: Digest,
+        /// Bytes of the tree's files.
+        bytes: u64,
+    },
+    /// A step failed; the error that ends the build tells the rest.
+    StepFailed {
+        /// The step.
+        step: String,
+    },
+    /// A layer is there.
+    LayerPacked {
+        /// The step that it was made from.
+        step: String,
+        /// Digest of the blob.
+        digest: Digest,
+        /// Bytes of the blob.
+        size: u64,
+        /// Whether it was packed by an earlier build.
+        reused: bool,
+        /// How long packing took.
+        milliseconds: u64,
+    },
+    /// A blob is sent to a registry.
+    Pushing {
+        /// The layer's step, or `configuration`.
+        what: String,
+        /// Bytes so far.
+        done: u64,
+        /// Bytes in all.
+        total: u64,
+    },
+    /// A blob is in the registry.
+    Pushed {
+        /// The layer's step, or `configuration`.
+        what: String,
+        /// Bytes that were sent; nothing when the registry had it.
+        sent: u64,
+    },
+    /// The image was written somewhere.
+    Written {
+        /// Where: a file, a folder, a reference.
+        to: String,
+    },
+    /// The build is done.
+    Finished(Summary),
+}
+
+/// What a finished build has to say.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Summary {
+    /// Digest of the manifest.
+    pub digest: Digest,
+    /// Steps that ran.
+    pub ran: usize,
+    /// Steps whose results were reused.
+    pub reused: usize,
+    /// Layers: step, bytes of the blob, bytes unpacked.
+    pub layers: Vec<(String, u64, u64)>,
+    /// From start to end.
+    pub milliseconds: u64,
+    /// Process types of the image.
+    pub processes: Vec<String>,
+}
+
+/// Where events go. Cheap to clone, one for each thread.
+#[derive(Clone, Debug)]
+pub struct Events(Sender<Event>);
+
+impl Events {
+    /// Sends to `sender`.
+    #[must_use]
+    pub fn new(sender: Sender<Event>) -> Events {
+        Events(sender)
+    }
+
+    /// Reports that something happened.
+    pub fn send(&self, event: Event) {
+        // The view ends only when all senders are gone; if it died, the build
+        // goes on without being watched.
+        let _nobody_watches = self.0.send(event);
+    }
+
+    /// Reports a [`Event::Notice`].
+    pub fn notice(&self, text: impl Into<String>, advice: Option<String>) {
+        self.send(Event::Notice { text: text.into(), advice });
+    }
+}
