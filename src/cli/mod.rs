@@ -1,0 +1,141 @@
+//! The command line: arguments, settings and their defaults, what is printed,
+//! exit codes. One file a command; each parses, calls the rooms, and shows.
+//!
+//! | exit code | meaning |
+//! | --- | --- |
+//! | 0 | done |
+//! | 1 | the app could not be built |
+//! | 2 | wrong usage or settings |
+//! | 3 | nothing that forge can build was found |
+//! | 4 | a registry or the network failed |
+//! | 5 | no sandbox is possible on this machine |
+//! | 70 | a bug in forge |
+//! | 130 | interrupted |
+
+pub mod build;
+mod doctor;
+mod failure;
+mod files;
+mod interrupt;
+mod plan;
+mod run;
+mod settings;
+mod store;
+mod view;
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use failure::Failure;
+
+/// Turns a Rails or Django application into an OCI image: no Dockerfile, no
+/// daemon, no root.
+#[derive(Debug, Parser)]
+#[command(name = "forge", version, about, max_term_width = 100, disable_help_subcommand = true)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+    #[command(flatten)]
+    common: Common,
+}
+
+#[derive(Clone, Debug, Args)]
+struct Common {
+    /// Folder of the store [default: $XDG_CACHE_HOME/forge or ~/.cache/forge]
+    #[arg(long, global = true, env = "FORGE_STORE", value_name = "FOLDER")]
+    store: Option<PathBuf>,
+    /// Print what happens as JSON, one event a line, on standard output
+    #[arg(long, global = true)]
+    json: bool,
+    /// How to show progress on standard error
+    #[arg(long, global = true, value_enum, default_value_t = Progress::Auto)]
+    progress: Progress,
+    /// Show every line that steps print
+    #[arg(long, short, global = true)]
+    verbose: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Progress {
+    /// Live lines on a terminal, plain ones elsewhere
+    Auto,
+    /// Plain lines
+    Plain,
+    /// Nothing but errors
+    None,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Build an app's image; prints its digest
+    Build(build::BuildArguments),
+    /// Show what was detected and what a build would do
+    Plan(plan::PlanArguments),
+    /// Run a process of the built image on this machine
+    Run(run::RunArguments),
+    /// Show what this machine can do
+    Doctor,
+    /// Show buildpacks
+    #[command(subcommand)]
+    Buildpack(BuildpackCommand),
+    /// Look after the store
+    #[command(subcommand)]
+    Store(store::StoreCommand),
+    /// Choose newer packages: forget what forge.lock names, and solve again
+    Update(plan::UpdateArguments),
+}
+
+#[derive(Debug, Subcommand)]
+enum BuildpackCommand {
+    /// List the buildpacks
+    List,
+    /// Print a buildpack's file
+    Show {
+        /// Its name
+        name: String,
+    },
+}
+
+/// Runs the program.
+#[must_use]
+pub fn main() -> ExitCode {
+    // `forge __sandbox …` is this program as the first process of a sandbox; it
+    // must have one thread, so nothing comes before.
+    let mut arguments = std::env::args_os().skip(1);
+    if arguments.next().is_some_and(|argument| argument == crate::sandbox::CHILD_ARGUMENT) {
+        let rest: Vec<String> =
+            arguments.map(|argument: OsString| argument.to_string_lossy().into_owned()).collect();
+        crate::sandbox::child_main(&rest);
+    }
+    let arguments = Arguments::parse();
+    let result = match arguments.command {
+        Command::Build(build) => build::build(&arguments.common, &build),
+        Command::Plan(plan) => plan::plan(&arguments.common, &plan),
+        Command::Run(run) => run::run(&arguments.common, &run),
+        Command::Doctor => doctor::doctor(&arguments.common),
+        Command::Buildpack(BuildpackCommand::List) => plan::list_buildpacks(),
+        Command::Buildpack(BuildpackCommand::Show { name }) => plan::show_buildpack(&name),
+        Command::Store(command) => store::store(&arguments.common, &command),
+        Command::Update(update) => plan::update(&arguments.common, &update),
+    };
+    match result {
+        Ok(code) => code,
+        Err(failure) => failure.show(arguments.common.json),
+    }
+}
+
+/// Prints a result on standard output. A reader that has gone away (`| head`) is
+/// no failure of ours.
+fn print(text: &str) -> Result<(), Failure> {
+    use std::io::{ErrorKind, Write};
+    let mut out = std::io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => {
+            Err(Failure::usage(format!("could not write to standard output: {error}")))
+        }
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,111 @@
+//! `forge store`: what is kept, and keeping it healthy.
+
+use std::collections::BTreeSet;
+use std::fmt::Write as _;
+use std::fs;
+use std::process::ExitCode;
+
+use clap::Subcommand;
+
+use super::failure::Failure;
+use super::{Common, build, view};
+use crate::digest::Digest;
+use crate::engine::Output;
+use crate::image::ImageLayer;
+use crate::layer::Layer;
+use crate::store::{Store, Table};
+
+#[derive(Clone, Debug, Subcommand)]
+pub(super) enum StoreCommand {
+    /// List the images that are kept
+    List,
+    /// Remove all that no kept image is made of
+    Gc,
+    /// Read everything, and list what is damaged
+    Verify {
+        /// Remove what is damaged; the next build makes it again
+        #[arg(long)]
+        repair: bool,
+    },
+}
+
+pub(super) fn store(common: &Common, command: &StoreCommand) -> Result<ExitCode, Failure> {
+    let store = build::open_store(common)?;
+    match command {
+        StoreCommand::List => {
+            let mut text = String::new();
+            for (name, digest) in store.roots()? {
+                // Writing to a String cannot fail.
+                let _written = writeln!(text, "{digest}  {name}");
+            }
+            super::print(&text)?;
+        }
+        StoreCommand::Gc => gc(&store)?,
+        StoreCommand::Verify { repair } => return verify(&store, *repair),
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Keeps what the images in the roots are made of: their documents and layers,
+/// the trees of their layers, and the records that lead to these.
+fn gc(store: &Store) -> Result<(), Failure> {
+    let (mut blobs, mut trees, mut images) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
+    for (_, digest) in store.roots()? {
+        images.insert(digest);
+        blobs.insert(digest);
+        if let Ok(manifest) = store.read_blob(&digest)
+            && let Ok(manifest) =
+                serde_json::from_slice::<oci_spec::image::ImageManifest>(&manifest)
+            && let Ok(config) = manifest.config().digest().to_string().parse::<Digest>()
+        {
+            blobs.insert(config);
+        }
+        for layer in store.get::<Vec<ImageLayer>>(Table::Images, &digest)?.unwrap_or_default() {
+            blobs.insert(layer.layer.digest);
+            trees.insert(layer.tree);
+        }
+    }
+    let swept = store.gc(
+        |digest| Ok(blobs.contains(digest)),
+        |digest| Ok(trees.contains(digest)),
+        |table, key| {
+            Ok(match table {
+                // A record is small and true for ever; one whose tree is gone
+                // saves running the step as long as nothing needs its files.
+                Table::Outputs => store.get::<Output>(table, key)?.is_some(),
+                Table::Layers => store
+                    .get::<Layer>(table, key)?
+                    .is_some_and(|layer| blobs.contains(&layer.digest)),
+                Table::Images => images.contains(key),
+            })
+        },
+    )?;
+    super::print(&format!("removed {} things, {}\n", swept.files, view::bytes(swept.bytes)))
+}
+
+fn verify(store: &Store, repair: bool) -> Result<ExitCode, Failure> {
+    let damage = store.verify()?;
+    let mut text = String::new();
+    for found in &damage {
+        let _written = writeln!(text, "{}: {}", found.path.display(), found.problem);
+        if repair {
+            let list = found.path.with_extension("tree");
+            let removed = if found.path.is_dir() {
+                // Without its list the tree counts as absent.
+                fs::remove_file(&list).and_then(|()| fs::remove_dir_all(&found.path))
+            } else {
+                fs::remove_file(&found.path)
+            };
+            removed.map_err(|error| {
+                Failure::usage(format!("could not remove `{}`: {error}", found.path.display()))
+            })?;
+        }
+    }
+    let end = match (damage.len(), repair) {
+        (0, _) => "all is well\n".to_owned(),
+        (count, true) => format!("{count} damaged, removed\n"),
+        (count, false) => format!("{count} damaged; `forge store verify --repair` removes them\n"),
+    };
+    super::print(&format!("{text}{end}"))?;
+    Ok(if damage.is_empty() || repair { ExitCode::SUCCESS } else { ExitCode::from(1) })
+}

@@ -1,0 +1,307 @@
+//! What a build looks like: three views of the same events.
+//!
+//! - *live*: one line for each thing that runs, redrawn; finished lines stay.
+//! - *plain*: a line for each thing that began or ended; for CI logs.
+//! - *JSON*: the events themselves, on standard output.
+//!
+//! One thread owns the terminal. Colour is never the only sign.
+
+use std::collections::BTreeMap;
+use std::io::{IsTerminal, Write};
+use std::sync::mpsc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
+
+use super::failure::Failure;
+use super::{Common, Progress};
+use crate::event::{Event, Events, ReusedFrom, Summary};
+
+/// Runs `work` while showing its events. Returns when both have ended.
+pub(super) fn watch<T>(
+    common: &Common,
+    work: impl FnOnce(Events) -> Result<T, Failure>,
+) -> Result<T, Failure> {
+    let (sender, events) = mpsc::channel();
+    let terminal = std::io::stderr().is_terminal() && std::env::var_os("CI").is_none();
+    let mut view: Box<dyn View> = match (common.progress, common.json) {
+        (Progress::None, _) => Box::new(Silent { json: common.json }),
+        (Progress::Auto, false) if terminal => Box::new(Live::new(common.verbose)),
+        (_, json) => Box::new(Plain { json, verbose: common.verbose, started: BTreeMap::new() }),
+    };
+    thread::scope(|scope| {
+        let shower = scope.spawn(move || {
+            for event in events {
+                view.show(&event);
+            }
+            view.end();
+        });
+        let result = work(Events::new(sender));
+        // The sender went with the work, so the view has ended or will.
+        if shower.join().is_err() {
+            eprintln!("forge: the progress view failed; the build went on without it");
+        }
+        result
+    })
+}
+
+trait View: Send {
+    fn show(&mut self, event: &Event);
+    fn end(&mut self) {}
+}
+
+/// Nothing, or JSON alone.
+struct Silent {
+    json: bool,
+}
+
+impl View for Silent {
+    fn show(&mut self, event: &Event) {
+        if self.json {
+            print_json(event);
+        }
+    }
+}
+
+fn print_json(event: &Event) {
+    if let Ok(text) = serde_json::to_string(event) {
+        // A reader that has gone away does not stop the build.
+        let _nobody_reads = writeln!(std::io::stdout().lock(), "{text}");
+    }
+}
+
+/// Lines for a log.
+struct Plain {
+    json: bool,
+    verbose: bool,
+    started: BTreeMap<String, Instant>,
+}
+
+impl View for Plain {
+    fn show(&mut self, event: &Event) {
+        if self.json {
+            print_json(event);
+            return;
+        }
+        if let Event::StepLine { step, line } = event {
+            if self.verbose {
+                eprintln!("  {step} | {line}");
+            }
+            return;
+        }
+        if let Event::StepStarted { step } = event {
+            self.started.insert(step.clone(), Instant::now());
+            eprintln!("  {step:<18} runs");
+        }
+        for line in lines(event) {
+            eprintln!("{line}");
+        }
+    }
+}
+
+/// Lines that are redrawn.
+struct Live {
+    verbose: bool,
+    lines: MultiProgress,
+    running: BTreeMap<String, ProgressBar>,
+}
+
+impl Live {
+    fn new(verbose: bool) -> Live {
+        Live { verbose, lines: MultiProgress::new(), running: BTreeMap::new() }
+    }
+
+    fn say(&self, line: &str) {
+        // Nothing to draw on is no reason to stop.
+        let _not_drawn = self.lines.println(line);
+    }
+
+    fn bar(&mut self, name: &str) -> &ProgressBar {
+        self.running.entry(name.to_owned()).or_insert_with(|| {
+            let style = ProgressStyle::with_template("  {prefix:<18} {elapsed:>4} {wide_msg}")
+                .unwrap_or_else(|_| ProgressStyle::default_spinner());
+            let bar = self
+                .lines
+                .add(ProgressBar::new_spinner().with_style(style).with_prefix(name.to_owned()));
+            bar.enable_steady_tick(Duration::from_millis(200));
+            bar
+        })
+    }
+}
+
+impl View for Live {
+    fn show(&mut self, event: &Event) {
+        match event {
+            Event::StepStarted { step } => {
+                self.bar(step);
+            }
+            Event::StepWaits { step } => {
+                self.bar(step).set_message("waits for another build that makes it")
+            }
+            Event::StepLine { step, line } => {
+                if self.verbose {
+                    self.say(&format!("  {step} | {line}"));
+                }
+                self.bar(step).set_message(clean(line));
+            }
+            Event::Download { step, done, total } => {
+                self.bar(step).set_message(format!("{} of {}", bytes(*done), bytes(*total)));
+            }
+            Event::Pushing { what, done, total } => {
+                self.bar(&format!("push {what}")).set_message(format!(
+                    "{} of {}",
+                    bytes(*done),
+                    bytes(*total)
+                ));
+            }
+            Event::StepFinished { step, .. }
+            | Event::StepFailed { step }
+            | Event::StepReused { step, .. } => {
+                if let Some(bar) = self.running.remove(step) {
+                    bar.finish_and_clear();
+                }
+            }
+            Event::Pushed { what, .. } => {
+                if let Some(bar) = self.running.remove(&format!("push {what}")) {
+                    bar.finish_and_clear();
+                }
+            }
+            _ => {}
+        }
+        for line in lines(event) {
+            self.say(&line);
+        }
+    }
+
+    fn end(&mut self) {
+        for bar in self.running.values() {
+            bar.finish_and_clear();
+        }
+    }
+}
+
+/// A step's words without what would move the cursor.
+fn clean(line: &str) -> String {
+    line.chars().filter(|letter| !letter.is_control()).collect()
+}
+
+/// The lines that both views show and leave standing.
+fn lines(event: &Event) -> Vec<String> {
+    match event {
+        Event::Detected { buildpack, facts } => {
+            let mut found = vec![format!("{buildpack}")];
+            for (name, value, origin) in facts {
+                found.push(format!("  {name:<18} {value}  ({origin})"));
+            }
+            found
+        }
+        Event::Notice { text, advice } => {
+            let mut found = vec![format!("note: {text}")];
+            found.extend(advice.iter().map(|advice| format!("  → {advice}")));
+            found
+        }
+        Event::Solving { release } => vec![format!("choosing packages of Debian {release}")],
+        Event::Solved { step, packages, bytes: size, locked: false } => {
+            vec![format!("  {step:<18} {packages} packages, {}", bytes(*size))]
+        }
+        Event::StepFinished { step, milliseconds, bytes: size, .. } => {
+            vec![format!("  {step:<18} ran in {}, {}", seconds(*milliseconds), bytes(*size))]
+        }
+        Event::StepReused { step, from, .. } => {
+            let from = match from {
+                ReusedFrom::Store => "reused",
+                ReusedFrom::Lock => "from forge.lock",
+            };
+            vec![format!("  {step:<18} {from}")]
+        }
+        Event::StepFailed { step } => vec![format!("  {step:<18} FAILED")],
+        Event::LayerPacked { step, size, reused: false, milliseconds, .. } => {
+            vec![format!(
+                "  {step:<18} packed in {}, {} compressed",
+                seconds(*milliseconds),
+                bytes(*size)
+            )]
+        }
+        Event::Pushed { what, sent: 0 } => vec![format!("  {what:<18} was there")],
+        Event::Pushed { what, sent } => vec![format!("  {what:<18} pushed, {}", bytes(*sent))],
+        Event::Written { to } => vec![format!("wrote {to}")],
+        Event::Finished(summary) => finished(summary),
+        _ => Vec::new(),
+    }
+}
+
+fn finished(summary: &Summary) -> Vec<String> {
+    let mut found = Vec::new();
+    let total: u64 = summary.layers.iter().map(|(_, size, _)| size).sum();
+    let unpacked: u64 = summary.layers.iter().map(|(_, _, unpacked)| unpacked).sum();
+    for (name, size, unpacked) in &summary.layers {
+        found.push(format!(
+            "  layer {name:<18} {:>10} {:>10} unpacked",
+            bytes(*size),
+            bytes(*unpacked)
+        ));
+    }
+    found.push(format!("  image {:<18} {:>10} {:>10} unpacked", "", bytes(total), bytes(unpacked)));
+    let work = match summary.ran {
+        0 => "nothing had to run".to_owned(),
+        1 => format!("1 step ran, {} reused", summary.reused),
+        ran => format!("{ran} steps ran, {} reused", summary.reused),
+    };
+    found.push(format!("done in {}: {work}", seconds(summary.milliseconds)));
+    if !summary.processes.is_empty() {
+        found.push(format!(
+            "processes: {}; run one here with `forge run APP -- {}`",
+            summary.processes.join(", "),
+            summary.processes.iter().find(|kind| *kind == "web").unwrap_or(&summary.processes[0])
+        ));
+    }
+    found
+}
+
+/// Bytes for people, in powers of 1000.
+pub(super) fn bytes(count: u64) -> String {
+    let mut value = count as f64;
+    for unit in ["B", "kB", "MB", "GB"] {
+        if value < 999.5 || unit == "GB" {
+            return if unit == "B" { format!("{count} B") } else { format!("{value:.1} {unit}") };
+        }
+        value /= 1000.0;
+    }
+    format!("{count} B")
+}
+
+fn seconds(milliseconds: u64) -> String {
+    let value = milliseconds as f64 / 1000.0;
+    if value < 60.0 {
+        format!("{value:.1} s")
+    } else {
+        format!("{} min {:02.0} s", milliseconds / 60_000, value % 60.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_for_people() {
+        for (count, expected) in [
+            (0, "0 B"),
+            (999, "999 B"),
+            (1000, "1.0 kB"),
+            (1_234_567, "1.2 MB"),
+            (999_960, "1.0 MB"),
+            (5_000_000_000, "5.0 GB"),
+        ] {
+            assert_eq!(bytes(count), expected);
+        }
+        assert_eq!(seconds(1234), "1.2 s");
+        assert_eq!(seconds(61_000), "1 min 01 s");
+    }
+
+    #[test]
+    fn a_steps_words_cannot_move_the_cursor() {
+        assert_eq!(clean("a\u{1b}[2Jb\tc"), "a[2Jbc");
+    }
+}
