@@ -7,6 +7,7 @@ use std::process::ExitCode;
 
 use crate::buildpack::BuildpackError;
 use crate::debian::archive::ArchiveError;
+use crate::debian::solve::SolveError;
 use crate::download::DownloadError;
 use crate::engine::EngineError;
 use crate::facts::FactError;
@@ -204,12 +205,14 @@ impl From<ArchiveError> for Failure {
                 Failure::of(Kind::Network, &error)
                     .advise("the mirror is wrong, out of date, or tampered with: use another (`[debian] mirror` in the settings)")
             }
-            ArchiveError::Solve { source: crate::debian::solve::SolveError::Unknown { similar, .. }, .. } => {
+            ArchiveError::Solve { source, .. } => {
                 let failure = Failure::of(Kind::App, &error);
-                if similar.is_empty() {
-                    failure.advise("check the names in `[packages]` of forge.toml")
-                } else {
-                    failure.advise(format!("did you mean {}?", similar.join(" or ")))
+                match source.as_ref() {
+                    SolveError::Unknown { similar, .. } if !similar.is_empty() => {
+                        failure.advise(format!("did you mean {}?", similar.join(" or ")))
+                    }
+                    SolveError::Unknown { .. } => failure.advise("check the names in `[packages]` of forge.toml"),
+                    _ => failure,
                 }
             }
             ArchiveError::Store(_) => Failure::of(Kind::App, &error),

@@ -127,7 +127,7 @@ pub enum ArchiveError {
         /// The release.
         release: String,
         /// Why.
-        source: SolveError,
+        source: Box<SolveError>,
     },
     /// The store failed.
     #[error(transparent)]
@@ -251,7 +251,7 @@ impl Archive {
         let failed = |source| ArchiveError::Solve {
             step: step.to_owned(),
             release: release.to_owned(),
-            source,
+            source: Box::new(source),
         };
         let installed = self.installed(below);
         let roots: Vec<Root> =

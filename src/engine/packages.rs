@@ -176,10 +176,11 @@ fn drop_unchanged(base: &Tree, upper: &Path) -> Result<(), EngineError> {
         let there = upper.join(OsStr::from_bytes(path));
         let Ok(metadata) = fs::symlink_metadata(&there) else { continue };
         match node {
-            Node::Symlink { target } if metadata.is_symlink() => {
-                if fs::read_link(&there).is_ok_and(|found| found.as_os_str().as_bytes() == target) {
-                    fs::remove_file(&there).map_err(failed("remove", &there))?;
-                }
+            Node::Symlink { target }
+                if fs::read_link(&there)
+                    .is_ok_and(|found| found.as_os_str().as_bytes() == target) =>
+            {
+                fs::remove_file(&there).map_err(failed("remove", &there))?;
             }
             Node::File { mode, size, digest }
                 if metadata.is_file()

@@ -162,7 +162,7 @@ mod tests {
         let key = key(&step("a", &["base"]), "linux/amd64", &[Digest::of(b"base")]);
         assert_eq!(
             key.to_string(),
-            "sha256:0000000000000000000000000000000000000000000000000000000000000000"
+            "sha256:49ebe2f085567cafd346298fd023a53270bfa2dd9a6dd70640fa021c3b2259ad"
         );
     }
 }

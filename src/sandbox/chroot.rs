@@ -229,7 +229,7 @@ pub(super) fn collect_changes(spec: &Spec, before: &Before) -> Result<(), Sandbo
     for path in before.keys().filter(|path| !after.contains_key(*path)) {
         let parent_is_gone = path.parent().is_some_and(|parent| {
             !parent.as_os_str().is_empty()
-                && !after.get(parent).is_some_and(|noted| noted.mode & 0o170_000 == 0o040_000)
+                && after.get(parent).is_none_or(|noted| noted.mode & 0o170_000 != 0o040_000)
         });
         if parent_is_gone {
             continue;
