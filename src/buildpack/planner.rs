@@ -32,7 +32,7 @@ const DROPPED_FROM_PACKAGES: &[&str] = &[
     "var/log/**",
     "var/lib/apt/lists/**",
     "run/**",
-    "forge/**",
+    "/forge",
 ];
 
 /// What the user asks for beyond what facts say.
