@@ -2,7 +2,7 @@
 //!
 //! A buildpack is a TOML file; [`Buildpack`] is its schema. It names facts and
 //! says what follows from them: system packages, steps, environment, processes.
-//! [`plan`] turns facts and buildpacks into a [`Plan`], and explains itself when
+//! [`plan`] turns facts and buildpacks into a [`crate::plan::Plan`], and explains itself when
 //! nothing fits. Nothing here runs anything or reads a disk.
 //!
 //! Conditions (`when`, `match`) are lists of which all must hold:

@@ -308,7 +308,7 @@ struct Maker<'a> {
 }
 
 impl Maker<'_> {
-    /// `base`, `runtime` when there is something in it, and `build`.
+    /// `base`, and `runtime` and `build` when there is something in them.
     fn package_steps(&self, chain: &[&Buildpack]) -> Vec<Step> {
         let mut names: [BTreeSet<String>; 3] = Default::default();
         for packages in chain.iter().flat_map(|buildpack| &buildpack.packages) {
@@ -328,7 +328,9 @@ impl Maker<'_> {
         if !runtime.is_empty() {
             steps.push(self.packages("runtime", "packages that the app runs with", runtime, false));
         }
-        steps.push(self.packages("build", "packages that steps build with", build, false));
+        if !build.is_empty() {
+            steps.push(self.packages("build", "packages that steps build with", build, false));
+        }
         steps
     }
 

@@ -13,7 +13,7 @@ use clap::{Args, ValueEnum};
 
 use super::failure::{Failure, Kind};
 use super::settings::{self, AppSettings, UserSettings};
-use super::{Common, interrupt, view};
+use super::{Common, Isolation, interrupt, view};
 use crate::buildpack::{self, Library, Planned, Wishes};
 use crate::debian::archive;
 use crate::download::Downloads;
@@ -137,6 +137,7 @@ pub(super) struct App {
     pub(super) user: UserSettings,
     pub(super) store: Store,
     arguments: AppArguments,
+    sandbox: Option<Isolation>,
 }
 
 impl App {
@@ -152,6 +153,7 @@ impl App {
             user: settings::of_user()?,
             store: open_store(common)?,
             arguments: arguments.clone(),
+            sandbox: common.sandbox,
         })
     }
 
@@ -388,7 +390,7 @@ impl App {
 
     /// The first way of isolation that works here, or what failed.
     pub(super) fn mode(&self) -> Result<Mode, Vec<sandbox::Probed>> {
-        probe_mode(&self.store)
+        probe_mode(&self.store, self.sandbox)
     }
 
     pub(super) fn save_lock(&self, lock: &Lock, events: &Events) -> Result<(), Failure> {
@@ -454,8 +456,12 @@ impl App {
     }
 }
 
-/// The first way of isolation that works on this machine, or what failed.
-pub(super) fn probe_mode(store: &Store) -> Result<Mode, Vec<sandbox::Probed>> {
+/// The first way of isolation that works on this machine, or the one asked for;
+/// else what failed.
+pub(super) fn probe_mode(
+    store: &Store,
+    asked: Option<Isolation>,
+) -> Result<Mode, Vec<sandbox::Probed>> {
     let scratch = match store.scratch("probe") {
         Ok(scratch) => scratch,
         Err(error) => {
@@ -465,8 +471,12 @@ pub(super) fn probe_mode(store: &Store) -> Result<Mode, Vec<sandbox::Probed>> {
             }]);
         }
     };
+    let asked = asked.map(|asked| match asked {
+        Isolation::Namespaces => Mode::Namespaces,
+        Isolation::Chroot => Mode::Chroot,
+    });
     let mut tried = Vec::new();
-    for mode in sandbox::MODES {
+    for mode in sandbox::MODES.into_iter().filter(|mode| asked.is_none_or(|asked| asked == *mode)) {
         let probed = sandbox::probe(mode, scratch.path());
         if probed.result.is_ok() {
             return Ok(mode);

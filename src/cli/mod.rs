@@ -53,6 +53,9 @@ struct Common {
     /// How to show progress on standard error
     #[arg(long, global = true, value_enum, default_value_t = Progress::Auto)]
     progress: Progress,
+    /// How steps are isolated [default: the first that works here]
+    #[arg(long, global = true, value_enum, env = "FORGE_SANDBOX", value_name = "WAY")]
+    sandbox: Option<Isolation>,
     /// Show every line that steps print
     #[arg(long, short, global = true)]
     verbose: bool,
@@ -66,6 +69,14 @@ enum Progress {
     Plain,
     /// Nothing but errors
     None,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Isolation {
+    /// Kernel namespaces, as any user
+    Namespaces,
+    /// chroot and seccomp, as root
+    Chroot,
 }
 
 #[derive(Debug, Subcommand)]

@@ -9,10 +9,11 @@ use std::sync::Arc;
 
 use clap::Args;
 
-use super::build::{self, App, AppArguments};
+use super::build::{App, AppArguments};
 use super::failure::{Failure, Kind};
 use super::{Common, interrupt};
 use crate::digest::Digest;
+use crate::engine::EngineError;
 use crate::image::ImageLayer;
 use crate::plan::APP_USER;
 use crate::sandbox::{self, Bind, Exit, Network, Running, Spec};
@@ -45,8 +46,7 @@ pub(super) fn run(common: &Common, arguments: &RunArguments) -> Result<ExitCode,
     let (mut environment, command) = configuration(&app.store, &digest)?;
     variables(arguments, &mut environment)?;
     let scratch = app.store.scratch("run")?;
-    let mode = build::probe_mode(&app.store)
-        .map_err(|tried| Failure::from(crate::engine::EngineError::NoSandbox { tried }))?;
+    let mode = app.mode().map_err(|tried| Failure::from(EngineError::NoSandbox { tried }))?;
     let mut roots = Vec::new();
     for layer in &layers {
         roots.push(layer_root(&app.store, layer)?);

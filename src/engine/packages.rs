@@ -77,6 +77,9 @@ impl Engine<'_> {
             for folder in ["proc", "sys", "dev", "tmp", "run"] {
                 let path = upper.join(folder);
                 fs::create_dir_all(&path).map_err(failed("make", &path))?;
+                let mode = if folder == "tmp" { 0o1777 } else { 0o755 };
+                fs::set_permissions(&path, fs::Permissions::from_mode(mode))
+                    .map_err(failed("chmod", &path))?;
             }
         }
         self.take_outputs(step, &scratch)

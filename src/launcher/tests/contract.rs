@@ -192,7 +192,7 @@ fn what_runs() {
             0,
         ),
         ("launcher", &["sh", "-c", "echo $0", "zero"], "zero\n", 0),
-        ("launcher", &["sh", "-c", "echo $PATH"], "/cnb/process:/usr/bin:/bin\n", 0),
+        ("launcher", &["sh", "-c", "echo $PATH"], "/usr/bin:/bin\n", 0),
     ];
     for (name, arguments, stdout, code) in cases {
         // coreutils' own `echo -e` is meant above: no shell stands between.
@@ -210,7 +210,7 @@ fn what_is_refused() {
             "launcher",
             &["nosuch"],
             127,
-            "start `nosuch`: `nosuch` is not found on PATH (/cnb/process:/usr/bin:/bin)",
+            "start `nosuch`: `nosuch` is not found on PATH (/usr/bin:/bin)",
         ),
         ("launcher", &["--", "-x"], 127, "start `-x`: `-x` is not found on PATH"),
         ("launcher", &["echo a && b"], 127, "give the words apart"),

@@ -1,0 +1,177 @@
+//! What is known is not done again; what is interrupted does no harm.
+
+use std::fs;
+use std::time::Duration;
+
+use rustix::process::Signal;
+
+use crate::support::{Forge, Server, app, example, folder, give, ran, text, wait, warm, warm_lock};
+
+#[test]
+fn an_edit_runs_what_reads_it_by_declaration() {
+    let (store, _, digest) = warm();
+    let forge = Forge::new(store);
+    let app = example("django-logbook");
+    warm_lock(&app);
+    let edit = |path: &str, text: &str| {
+        let path = app.join(path);
+        let old = fs::read_to_string(&path).unwrap();
+        fs::write(path, old + text).unwrap();
+    };
+    let packed = |events: &[serde_json::Value]| -> Vec<String> {
+        events
+            .iter()
+            .filter(|event| event["event"] == "layer_packed" && event["reused"] == false)
+            .map(|event| event["step"].as_str().unwrap().to_owned())
+            .collect()
+    };
+    // Another folder, same content: nothing runs, nothing is packed.
+    let events = forge.events(&app, &[]);
+    assert_eq!((ran(&events), packed(&events)), (vec![], vec![]));
+    let last = events.last().unwrap();
+    assert_eq!(
+        (last["event"].as_str(), last["digest"].as_str()),
+        (Some("finished"), Some(digest.as_str()))
+    );
+
+    let template = fs::read_dir(app.join("templates")).unwrap().next().unwrap().unwrap().path();
+    edit(template.strip_prefix(&app).unwrap().to_str().unwrap(), "<!-- edited -->\n");
+    let events = forge.events(&app, &[]);
+    assert_eq!((ran(&events), packed(&events)), (vec![], vec!["app".to_owned()]));
+
+    edit("static/css/logbook.css", "/* edited */\n");
+    let events = forge.events(&app, &[]);
+    assert_eq!(ran(&events), ["collectstatic"]);
+
+    edit("requirements.txt", "# a comment changes the file, not the packages\n");
+    let events = forge.events(&app, &[]);
+    // The same versions are found, so the packages are not installed again.
+    assert_eq!(ran(&events), ["python-lock"]);
+}
+
+/// An app that needs no packages but the warm base, with one step of its own.
+fn with_step(name: &str, step: &str) -> std::path::PathBuf {
+    let buildpack = format!(
+        "name = \"own\"\nabout = \"own\"\npriority = 99\nmatch = [\"procfile.web\"]\nlooks_for = \"\"\n\
+         [[base]]\nrelease = \"trixie\"\n[[packages]]\nbase = [\"ca-certificates\", \"tzdata\", \"python3\"]\n{step}"
+    );
+    let app = app(name, &[("Procfile", "web: true\n"), (".forge/buildpacks/own.toml", &buildpack)]);
+    // `build` is asked for with other names than the example's.
+    warm_lock(&app);
+    app
+}
+
+const SLOW: &str = "[[step]]\nname = \"slow\"\nabout = \"\"\nroot = [\"base\"]\noutputs = [\"out\"]\nin_image = true\n\
+     command = [\"sh\", \"-c\", \"mkdir /out; echo begun; sleep 3; date +%s%N > /out/x\"]\n";
+
+#[test]
+fn two_builds_at_once_do_the_work_once() {
+    let (store, ..) = warm();
+    let forge = Forge::new(store);
+    let apps = [with_step("one", SLOW), with_step("two", SLOW)];
+    let digests: Vec<String> = std::thread::scope(|scope| {
+        let builds: Vec<_> = apps.iter().map(|app| scope.spawn(|| forge.build(app, &[]))).collect();
+        builds.into_iter().map(|build| build.join().unwrap()).collect()
+    });
+    // The step's output holds the time in nanoseconds: only one can have run.
+    assert_eq!(digests[0], digests[1]);
+}
+
+#[test]
+fn a_killed_build_leaves_a_good_store() {
+    let (store, ..) = warm();
+    let forge = Forge::new(store);
+    let app = with_step("killed", &SLOW.replace("sleep 3", "sleep 3; echo killed"));
+    for signal in [Signal::KILL, Signal::INT] {
+        let name = app.display().to_string();
+        let log = folder("log").join("log");
+        let mut build = Server::start(
+            forge
+                .command(&["build", &name, "--verbose", "--progress", "plain"])
+                .stderr(fs::File::create(&log).unwrap()),
+        );
+        wait("the step's start", || {
+            fs::read_to_string(&log).is_ok_and(|log| log.contains("slow | begun"))
+        });
+        build.signal(signal);
+        let status = build.wait();
+        if signal == Signal::INT {
+            assert_eq!(status.code(), Some(130), "{}", fs::read_to_string(&log).unwrap());
+        }
+        // The step dies with forge: nothing of it is left to write the output.
+        wait("the end of the step", || {
+            let list =
+                crate::support::ok(std::process::Command::new("ps").args(["-e", "-o", "args"]));
+            !list.contains("echo killed")
+        });
+    }
+    let verify = forge.run(&["store", "verify"]);
+    assert!(verify.status.success(), "{}", text(&verify.stdout));
+    let started = std::time::Instant::now();
+    forge.build(&app, &[]);
+    assert!(
+        started.elapsed() > Duration::from_secs(3),
+        "the step must run: nothing had recorded its output"
+    );
+    // Scratch of the killed build is gone.
+    let left = fs::read_dir(store.join("tmp"))
+        .unwrap()
+        .filter(|entry| entry.as_ref().unwrap().file_name().to_string_lossy().starts_with("slow-"));
+    assert_eq!(left.count(), 0);
+}
+
+#[test]
+fn early_cutoff() {
+    let (store, ..) = warm();
+    let forge = Forge::new(store);
+    let steps = |comment: &str| {
+        format!(
+            "[[step]]\nname = \"first\"\nabout = \"\"\nroot = [\"base\"]\noutputs = [\"first\"]\n\
+             command = [\"sh\", \"-c\", \"mkdir /first; echo same > /first/x # {comment}\"]\n\
+             [[step]]\nname = \"second\"\nabout = \"\"\nroot = [\"base\", \"first\"]\noutputs = [\"second\"]\nin_image = true\n\
+             command = [\"sh\", \"-c\", \"cp -r /first /second\"]\n"
+        )
+    };
+    let app = with_step("cutoff", &steps("one"));
+    assert_eq!(ran(&forge.events(&app, &[])).iter().filter(|step| *step != "build").count(), 2);
+    let changed = with_step("cutoff", &steps("two"));
+    let path = ".forge/buildpacks/own.toml";
+    fs::copy(changed.join(path), app.join(path)).unwrap();
+    give(&app);
+    // The first step runs again and gives the same tree, so the second does not.
+    assert_eq!(ran(&forge.events(&app, &[])), ["first"]);
+}
+
+#[test]
+fn gc_and_damage() {
+    let (own_store, app) = (folder("store"), with_step("gc", &SLOW.replace("sleep 3", "true")));
+    let forge = Forge::new(&own_store);
+    let digest = forge.build(&app, &[]);
+    let size = || -> u64 {
+        fs::read_dir(own_store.join("blobs"))
+            .unwrap()
+            .map(|entry| entry.unwrap().metadata().unwrap().len())
+            .sum()
+    };
+    let before = size();
+    let gc = forge.run(&["store", "gc"]);
+    assert!(gc.status.success(), "{}", text(&gc.stderr));
+    assert!(size() < before / 2, "the packages' files are not needed any more");
+    assert_eq!(forge.build(&app, &[]), digest);
+    assert!(ran(&forge.events(&app, &[])).is_empty());
+
+    // A flipped byte in a layer is found, and repaired by building.
+    let blob = fs::read_dir(own_store.join("blobs"))
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .max_by_key(|path| fs::metadata(path).unwrap().len())
+        .unwrap();
+    let mut bytes = fs::read(&blob).unwrap();
+    bytes[1000] ^= 1;
+    fs::remove_file(&blob).unwrap();
+    fs::write(&blob, bytes).unwrap();
+    assert_eq!(forge.run(&["store", "verify"]).status.code(), Some(1));
+    assert!(forge.run(&["store", "verify", "--repair"]).status.success());
+    assert_eq!(forge.build(&app, &[]), digest);
+    assert!(forge.run(&["store", "verify"]).status.success());
+}

@@ -1,0 +1,30 @@
+#!/bin/sh
+# Installs what the tests need (as root, with apt), then runs all of them; fails
+# when anything is missing. `cargo test` alone runs what this machine can.
+set -eu
+cd "$(dirname "$0")/.."
+
+need="docker.io runc skopeo umoci docker-registry postgresql faketime apache2-utils util-linux"
+missing=""
+for package in $need; do
+    dpkg-query -W -f='${Status}' "$package" 2>/dev/null | grep -q 'ok installed' || missing="$missing $package"
+done
+if [ -n "$missing" ]; then
+    if [ "$(id -u)" != 0 ]; then
+        echo "tests/run.sh: run as root once, to install:$missing" >&2
+        exit 1
+    fi
+    echo "installing$missing"
+    export DEBIAN_FRONTEND=noninteractive
+    apt-get update -qq
+    # shellcheck disable=SC2086
+    apt-get install -y -qq --no-install-recommends $missing >/dev/null
+fi
+
+# On a file system that an ordinary user reaches too: tests run forge as one.
+FORGE_TEST_FOLDER=$(mktemp -d "${TMPDIR:-/tmp}/forge-it.XXXXXX")
+export FORGE_TEST_FOLDER FORGE_TEST_ALL=1
+trap 'chmod -R u+rwX "$FORGE_TEST_FOLDER" 2>/dev/null; rm -rf "$FORGE_TEST_FOLDER"' EXIT
+chmod 755 "$FORGE_TEST_FOLDER"
+
+cargo test --workspace --locked "$@"
