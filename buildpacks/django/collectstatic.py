@@ -36,6 +36,9 @@ def main():
             print("django.contrib.staticfiles is not installed: nothing to collect")
             return 0
         return status
+    if not settings.STATIC_ROOT:
+        print("STATIC_ROOT is not set, and no static files were found: nothing to collect")
+        return 0
     root = os.path.abspath(settings.STATIC_ROOT)
     if not (root + "/").startswith(KEPT):
         print(f"forge: STATIC_ROOT is `{root}`, which is not kept from this step")

@@ -8,6 +8,7 @@ Arguments: the manager (`uv`, `pip`, `pyproject`) and its file.
 
 import concurrent.futures
 import os
+import re
 import subprocess
 import sys
 import tarfile
@@ -17,6 +18,7 @@ import zipfile
 
 sys.dont_write_bytecode = True
 from index import LOCK, Index, read
+from pip._vendor.packaging.utils import canonicalize_name
 
 PYTHON = "/usr/bin/python3"
 
@@ -49,6 +51,27 @@ def build_requirements(archive):
     return sorted({*(requires or ["setuptools>=40.8.0"]), *(["wheel"] if requires is None else [])})
 
 
+def demanded(source):
+    """The hashes that a requirements file and those it includes insist on, by package and version."""
+    found, todo, seen = {}, [os.path.normpath(source)], set()
+    while todo:
+        path = todo.pop()
+        if path in seen or not os.path.exists(path):
+            continue
+        seen.add(path)
+        with open(path, encoding="utf-8") as file:
+            text = file.read().replace("\\\n", " ")
+        for line in text.splitlines():
+            include = re.match(r"\s*(?:-r|-c|--requirement|--constraint)[ =]*(\S+)", line)
+            if include:
+                todo.append(os.path.normpath(os.path.join(os.path.dirname(path), include[1])))
+            pin = re.match(r"\s*([A-Za-z0-9._-]+)(?:\[[^]]*\])?\s*===?\s*([^\s;]+)", line)
+            hashes = re.findall(r"--hash[= ]sha256:([0-9a-f]{64})", line)
+            if pin and hashes:
+                found[canonicalize_name(pin[1]), pin[2]] = hashes
+    return found
+
+
 def pinned(index, name, version, hashes, folder):
     """One line of a lock, and the path of the source archive if there is no wheel."""
     link = index.best(name, version, hashes)
@@ -70,7 +93,7 @@ def main():
     manager, source = sys.argv[1:]
     os.makedirs(LOCK)
     os.chdir("/workspace")
-    options = []
+    options, insisted = [], {}
     with tempfile.TemporaryDirectory() as folder:
         everything = os.path.join(folder, "all.txt")
         if manager == "uv":
@@ -78,12 +101,17 @@ def main():
                "--no-annotate", "--python", PYTHON, "--format", "requirements-txt", "--output-file", everything)
         else:
             compile_requirements(source, everything)
+            insisted = demanded(source) if manager == "pip" else {}
             for path, _, names in os.walk("/workspace"):
                 for name in sorted(names):
                     if name.endswith((".txt", ".in")):
                         with open(os.path.join(path, name), encoding="utf-8") as file:
                             options += [line.strip() for line in file if line.startswith(("-i ", "--index-url", "--extra-index-url", "-f ", "--find-links"))]
-        requirements, _ = read(everything)
+        # uv takes every hash that the index has; those in the app's files are the ones that count.
+        requirements = [
+            (name, version, insisted.get((canonicalize_name(name), version), hashes))
+            for name, version, hashes in read(everything)[0]
+        ]
         index = Index(options)
         locked, sources = pin(index, requirements, folder)
         build, todo, seen = set(), list(sources), set()

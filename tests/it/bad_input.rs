@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use crate::support::{Forge, app, folder, have, need_root, text, warm, warm_lock};
+use crate::support::{Forge, app, example, folder, have, need_root, text, warm, warm_lock};
 
 #[track_caller]
 fn refused(forge: &Forge, app: &Path, code: i32, parts: &[&str]) -> String {
@@ -11,7 +11,8 @@ fn refused(forge: &Forge, app: &Path, code: i32, parts: &[&str]) -> String {
     let story = text(&output.stderr);
     assert_eq!(output.status.code(), Some(code), "{story}");
     assert!(output.stdout.is_empty(), "{}", text(&output.stdout));
-    assert_eq!(story.matches("error: ").count(), 1, "{story}");
+    let errors = story.lines().filter(|line| line.starts_with("error: ")).count();
+    assert_eq!(errors, 1, "{story}");
     for part in parts {
         assert!(story.contains(part), "`{part}` is missing in:\n{story}");
     }
@@ -33,8 +34,7 @@ fn django(requirements: &str, settings: &str, more: &[(&str, &str)]) -> std::pat
     app
 }
 
-const SETTINGS: &str =
-    "SECRET_KEY = 'x'\nINSTALLED_APPS = ['django.contrib.staticfiles']\nSTATIC_URL = '/static/'\n";
+const SETTINGS: &str = "SECRET_KEY = 'x'\nINSTALLED_APPS = ['django.contrib.staticfiles', 'site_']\nSTATIC_URL = '/static/'\n";
 
 #[test]
 fn nothing_to_build() {
@@ -135,7 +135,7 @@ fn collectstatic_without_static_root() {
     let forge = Forge::new(&warm().0);
     refused(
         &forge,
-        &django("django==5.2.8\n", SETTINGS, &[]),
+        &django("django==5.2.8\n", SETTINGS, &[("site_/static/a.css", "a{}")]),
         1,
         &[
             "step `collectstatic` failed",
@@ -186,8 +186,12 @@ fn no_network() {
         &["could not read the package lists of Debian trixie", "check the network"],
     );
     // The base is there, and the fetch step is the first to miss the network.
-    let app = django("flask==3.0.3\n", SETTINGS, &[]);
-    refused(&Forge::new(&warm().0).under(&offline), &app, 4, &["the network did not answer"]);
+    let app = example("django-logbook");
+    let requirements = fs::read_to_string(app.join("requirements.txt")).unwrap();
+    fs::write(app.join("requirements.txt"), format!("{requirements}# edited\n")).unwrap();
+    warm_lock(&app);
+    let forge = Forge::new(&warm().0).under(&offline);
+    refused(&forge, &app, 4, &["step `python-lock` failed", "the network did not answer"]);
 }
 
 #[test]
@@ -198,7 +202,7 @@ fn a_full_disk() {
     let store = folder("small");
     let mount = format!("mount -t tmpfs -o size=40m none {} && exec \"$@\"", store.display());
     let forge =
-        Forge::new(&store).as_caller().under(&["unshare", "--mount", "sh", "-c", &mount, "sh"]);
+        Forge::new(&store).by_caller().under(&["unshare", "--mount", "sh", "-c", &mount, "sh"]);
     refused(&forge, &warm().1, 1, &["the disk that holds forge's store is full"]);
 }
 

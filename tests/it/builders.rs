@@ -16,7 +16,7 @@ fn another_builder_gives_the_same_digest() {
     fs::rename(&app, &moved).unwrap();
     warm_lock(&moved);
     let forge = Forge::new(&folder("store"))
-        .as_caller()
+        .by_caller()
         .with("TZ", "Pacific/Kiritimati")
         .with("LC_ALL", "C")
         .with("HOME", "/root")
@@ -31,7 +31,7 @@ fn without_namespaces_the_digest_is_the_same() {
     }
     let app = example("django-logbook");
     warm_lock(&app);
-    let forge = Forge::new(&folder("store")).as_caller().with("FORGE_SANDBOX", "chroot");
+    let forge = Forge::new(&folder("store")).by_caller().with("FORGE_SANDBOX", "chroot");
     assert_eq!(forge.build(&app, &[]), warm().2);
 }
 

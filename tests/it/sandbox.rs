@@ -33,7 +33,7 @@ fn holds(script: &str) {
     let (good, output) = step(&Forge::new(&warm().0), &script, &[]);
     assert!(good, "in namespaces:\n{output}");
     if is_root() {
-        let forge = Forge::new(&chroot_store()).as_caller().with("FORGE_SANDBOX", "chroot");
+        let forge = Forge::new(&chroot_store()).by_caller().with("FORGE_SANDBOX", "chroot");
         let (good, output) = step(&forge, &script, &[]);
         assert!(good, "in a chroot:\n{output}");
     }

@@ -145,7 +145,7 @@ impl Forge {
     }
 
     /// As whoever runs the tests.
-    pub fn as_caller(mut self) -> Forge {
+    pub fn by_caller(mut self) -> Forge {
         self.user = None;
         self
     }
@@ -359,7 +359,19 @@ fn give_to_postgres(folder: &Path) {
 /// A docker engine of our own.
 pub struct Docker {
     socket: String,
-    _server: Server,
+    folder: PathBuf,
+    server: Option<Server>,
+}
+
+impl Drop for Docker {
+    fn drop(&mut self) {
+        drop(self.server.take());
+        // dockerd leaves its network namespace mounted.
+        let _was_not_there = Command::new("umount")
+            .arg(self.folder.join("exec/netns/default"))
+            .stderr(Stdio::null())
+            .status();
+    }
 }
 
 impl Docker {
@@ -379,7 +391,7 @@ impl Docker {
                 .stdout(Stdio::null())
                 .stderr(log),
         );
-        let docker = Docker { socket, _server: server };
+        let docker = Docker { socket, folder, server: Some(server) };
         wait("dockerd's start", || {
             docker.command(&["version"]).output().is_ok_and(|output| output.status.success())
         });

@@ -107,7 +107,8 @@ class NewEntryTest(TestCase):
         self.check_refused("title", "This field is required.", title="  ")
         self.check_refused("body", "This field is required.", body="")
         self.check_refused("wind", "Ensure this value is less than or equal to 12.", wind="13")
-        self.check_refused("happened_at", "A logbook tells what has happened: this is in the future.", happened_at=tomorrow)
+        future = "A logbook tells what has happened: this is in the future."
+        self.check_refused("happened_at", future, happened_at=tomorrow)
         self.check_refused("tags", "At most 5 tags.", tags="a,b,c,d,e,f")
         self.check_refused("tags", "“no spaces” is not a tag: letters, digits, - and _ only.", tags="no spaces")
         self.check_refused("tags", "A tag has at most 30 characters.", tags="x" * 31)

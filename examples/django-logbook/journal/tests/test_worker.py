@@ -2,6 +2,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from datetime import date, timedelta
 from unittest import mock
 from urllib.parse import urlsplit
@@ -28,7 +29,8 @@ class JobsTest(TestCase):
     def test_entry_is_counted_and_digested(self):
         journal = make_journal()
         jobs.queue_for(make_entry(journal, body="Four words, no more.", wind=3))
-        late = make_entry(journal, title="Reefed", body="Blows.", wind=6, happened_at=MONDAY_MORNING + timedelta(days=6))
+        sunday = MONDAY_MORNING + timedelta(days=6)
+        late = make_entry(journal, title="Reefed", body="Blows.", wind=6, happened_at=sunday)
         make_entry(journal, title="Next week", happened_at=MONDAY_MORNING + timedelta(days=7))
         call_command("work", once=True)
         self.assertEqual(journal.entries.get(title="Cast off").word_count, 4)
@@ -107,6 +109,18 @@ class SignalTest(TransactionTestCase):
         self.addCleanup(process.kill)
         return process
 
+    def wait_until_held_up(self):
+        """Return when another connection to the test's database waits for a lock."""
+        question = "SELECT FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+        deadline = time.monotonic() + 10
+        with connection.cursor() as cursor:
+            while time.monotonic() < deadline:
+                cursor.execute(question)
+                if cursor.rowcount:
+                    return
+                time.sleep(0.02)
+        self.fail("the worker has not reached its job within 10 seconds")
+
     def test_stops_cleanly(self):
         for number in [signal.SIGTERM, signal.SIGINT]:
             with self.subTest(signal=number.name):
@@ -132,7 +146,7 @@ class SignalTest(TransactionTestCase):
         with other.cursor() as cursor:  # holds the worker up in the middle of its job
             cursor.execute("SELECT id FROM journal_journal FOR UPDATE")
         process = self.start()
-        process.stdout.readline()
+        self.wait_until_held_up()
         process.send_signal(signal.SIGTERM)
         with self.assertRaises(subprocess.TimeoutExpired):
             process.wait(timeout=1)
