@@ -18,6 +18,9 @@ const TRIES: u32 = 4;
 /// Before the second try; doubled for each further one.
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
 
+/// How long the other side may say nothing.
+const SILENCE: Duration = Duration::from_secs(60);
+
 /// A client for downloads.
 #[derive(Clone, Debug)]
 pub struct Downloads {
@@ -84,18 +87,19 @@ impl DownloadError {
     }
 }
 
-/// The HTTP client that all rooms share.
+/// The HTTP client that all rooms share. In a blocking client, the limit counts
+/// anew for the answer's beginning and for each read of its body, but for the
+/// whole of a body that is sent: uploads, which may take long, give none.
 ///
 /// # Errors
 /// The machine's certificate roots cannot be used.
-pub fn client() -> Result<Client, DownloadError> {
+pub fn client(silence: Option<Duration>) -> Result<Client, DownloadError> {
     // Fails when it was installed before, which is as good.
     let _installed_before = rustls::crypto::ring::default_provider().install_default();
     Client::builder()
         .user_agent(concat!("forge/", env!("CARGO_PKG_VERSION")))
         .connect_timeout(Duration::from_secs(30))
-        // Layers and packages may take long; only silence is an error.
-        .timeout(None)
+        .timeout(silence)
         .tcp_keepalive(Duration::from_secs(30))
         .redirect(reqwest::redirect::Policy::limited(10))
         .build()
@@ -108,7 +112,7 @@ impl Downloads {
     /// # Errors
     /// The machine's certificate roots cannot be used.
     pub fn new() -> Result<Downloads, DownloadError> {
-        client().map(|client| Downloads { client })
+        client(Some(SILENCE)).map(|client| Downloads { client })
     }
 
     /// Writes the bytes at `address` to what `target` makes, anew for each try.

@@ -16,23 +16,44 @@ from pip._vendor.packaging.requirements import Requirement
 from pip._vendor.packaging.specifiers import SpecifierSet
 
 LOCK = "/opt/forge/lock"
-OPTION = re.compile(r"^(-i|--index-url|--extra-index-url|-f|--find-links|--trusted-host|--pre)\b")
+OPTION = re.compile(
+    r"^(-i|--index-url|--extra-index-url|-f|--find-links|--trusted-host|--pre|--no-binary|--only-binary)\b"
+)
+INCLUDE = re.compile(r"^(-r|--requirement|-c|--constraint)[ =]*(\S+)")
+
+
+def lines(path, seen=None):
+    """The logical lines of a requirements file and of those it includes, each as (line, is a constraint)."""
+    seen = set() if seen is None else seen
+    path = os.path.normpath(path)
+    if path in seen:
+        return
+    seen.add(path)
+    with open(path, encoding="utf-8") as file:
+        text = file.read().replace("\\\n", " ")
+    for line in text.splitlines():
+        line = re.sub(r"(^|\s)#.*$", "", line).strip()
+        include = INCLUDE.match(line)
+        if include:
+            constraint = include[1] in ("-c", "--constraint")
+            for inner, inner_constraint in lines(os.path.join(os.path.dirname(path), include[2]), seen):
+                yield inner, constraint or inner_constraint
+        elif line:
+            yield line, False
 
 
 def read(path):
-    """The requirements of a file as (name, version, sha256s), and its option lines."""
-    text = open(path, encoding="utf-8").read().replace("\\\n", " ")
+    """The pinned requirements of a file as (name, version, sha256s), and its option lines."""
     found, options = [], []
-    for line in text.splitlines():
-        line = line.strip()
-        if not line or line.startswith("#"):
-            continue
+    for line, constraint in lines(path):
         if line.startswith("-"):
             if OPTION.match(line):
                 options.append(line)
             continue
+        if constraint:
+            continue
         hashes = re.findall(r"--hash[= ]sha256:([0-9a-f]{64})", line)
-        requirement = Requirement(re.split(r"\s--hash|\s+#", line)[0])
+        requirement = Requirement(re.split(r"\s--", line)[0])
         if requirement.marker is not None and not requirement.marker.evaluate({"extra": ""}):
             continue
         versions = [clause.version for clause in requirement.specifier if clause.operator in ("==", "===")]
@@ -47,7 +68,7 @@ class Index:
 
     def __init__(self, options=()):
         command = create_command("download")
-        arguments = [word for line in options for word in line.replace("=", " ", 1).split(None, 1)]
+        arguments = [word for line in options for word in re.match(r"(--?[\w-]+)[ =]*(.*)", line).groups() if word]
         self.options, _ = command.parse_args([*arguments, "--no-deps", "none"])
         self.session = command._build_session(self.options, retries=5, timeout=60)
         self.finder = command._build_package_finder(

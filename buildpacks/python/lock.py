@@ -3,7 +3,8 @@
     /opt/forge/lock/locked.txt   the app's packages
     /opt/forge/lock/build.txt    what building the sources among them needs
 
-Arguments: the manager (`uv`, `pip`, `pyproject`) and its file.
+Arguments: the manager (`uv`, `pip`, `pyproject`), its file, and `all` when every
+requirement in it has hashes.
 """
 
 import concurrent.futures
@@ -17,7 +18,7 @@ import tomllib
 import zipfile
 
 sys.dont_write_bytecode = True
-from index import LOCK, Index, read
+from index import LOCK, OPTION, Index, lines, read
 from pip._vendor.packaging.utils import canonicalize_name
 
 PYTHON = "/usr/bin/python3"
@@ -29,9 +30,9 @@ def uv(*arguments):
         raise SystemExit(status)
 
 
-def compile_requirements(source, target):
+def compile_requirements(source, target, *more):
     uv("pip", "compile", "--quiet", "--python", PYTHON, "--no-header", "--no-annotate", "--generate-hashes",
-       "--output-file", target, source)
+       "--output-file", target, *more, source)
 
 
 def build_requirements(archive):
@@ -52,24 +53,16 @@ def build_requirements(archive):
 
 
 def demanded(source):
-    """The hashes that a requirements file and those it includes insist on, by package and version."""
-    found, todo, seen = {}, [os.path.normpath(source)], set()
-    while todo:
-        path = todo.pop()
-        if path in seen or not os.path.exists(path):
-            continue
-        seen.add(path)
-        with open(path, encoding="utf-8") as file:
-            text = file.read().replace("\\\n", " ")
-        for line in text.splitlines():
-            include = re.match(r"\s*(?:-r|-c|--requirement|--constraint)[ =]*(\S+)", line)
-            if include:
-                todo.append(os.path.normpath(os.path.join(os.path.dirname(path), include[1])))
-            pin = re.match(r"\s*([A-Za-z0-9._-]+)(?:\[[^]]*\])?\s*===?\s*([^\s;]+)", line)
-            hashes = re.findall(r"--hash[= ]sha256:([0-9a-f]{64})", line)
-            if pin and hashes:
-                found[canonicalize_name(pin[1]), pin[2]] = hashes
-    return found
+    """The hashes that a requirements file insists on, by package and version, and its option lines."""
+    found, options = {}, []
+    for line, _ in lines(source):
+        if OPTION.match(line):
+            options.append(line)
+        pin = re.match(r"([A-Za-z0-9._-]+)(?:\[[^]]*\])?\s*===?\s*([^\s;]+)", line)
+        hashes = re.findall(r"--hash[= ]sha256:([0-9a-f]{64})", line)
+        if pin and hashes:
+            found[canonicalize_name(pin[1]), pin[2]] = hashes
+    return found, options
 
 
 def pinned(index, name, version, hashes, folder):
@@ -85,12 +78,12 @@ def pinned(index, name, version, hashes, folder):
 
 def pin(index, requirements, folder):
     with concurrent.futures.ThreadPoolExecutor(8) as pool:
-        lines = list(pool.map(lambda entry: pinned(index, *entry, folder), requirements))
-    return sorted({line for line, _ in lines}), [archive for _, archive in lines if archive]
+        found = list(pool.map(lambda entry: pinned(index, *entry, folder), requirements))
+    return sorted({line for line, _ in found}), [archive for _, archive in found if archive]
 
 
 def main():
-    manager, source = sys.argv[1:]
+    manager, source, hashed = sys.argv[1], sys.argv[2], sys.argv[3:] == ["all"]
     os.makedirs(LOCK)
     os.chdir("/workspace")
     options, insisted = [], {}
@@ -100,13 +93,14 @@ def main():
             uv("export", "--quiet", "--locked", "--no-default-groups", "--no-emit-workspace", "--no-header",
                "--no-annotate", "--python", PYTHON, "--format", "requirements-txt", "--output-file", everything)
         else:
-            compile_requirements(source, everything)
-            insisted = demanded(source) if manager == "pip" else {}
-            for path, _, names in os.walk("/workspace"):
-                for name in sorted(names):
-                    if name.endswith((".txt", ".in")):
-                        with open(os.path.join(path, name), encoding="utf-8") as file:
-                            options += [line.strip() for line in file if line.startswith(("-i ", "--index-url", "--extra-index-url", "-f ", "--find-links"))]
+            if manager == "pip":
+                insisted, options = demanded(source)
+            if hashed:
+                # Every file is named by the app already. Choosing versions may run
+                # code of source packages, with the network: not done for nothing.
+                everything = source
+            else:
+                compile_requirements(source, everything)
         # uv takes every hash that the index has; those in the app's files are the ones that count.
         requirements = [
             (name, version, insisted.get((canonicalize_name(name), version), hashes))
@@ -125,13 +119,14 @@ def main():
                 file.write("\n".join(wanted) + "\n")
             if os.path.exists(answer):
                 os.unlink(answer)
-            compile_requirements(ask, answer)
-            lines, more = pin(index, read(answer)[0], folder)
-            todo += [archive for archive in more if not build.issuperset(lines)]
-            build.update(lines)
-    for name, lines in (("locked.txt", locked), ("build.txt", sorted(build))):
+            # Build tools come as wheels; then nothing of them runs here.
+            compile_requirements(ask, answer, "--only-binary", ":all:")
+            pins, more = pin(index, read(answer)[0], folder)
+            todo += [archive for archive in more if not build.issuperset(pins)]
+            build.update(pins)
+    for name, pins in (("locked.txt", locked), ("build.txt", sorted(build))):
         with open(os.path.join(LOCK, name), "w", encoding="utf-8") as file:
-            file.write("".join(line + "\n" for line in [*options, *lines]))
+            file.write("".join(line + "\n" for line in [*options, *pins]))
     print(f"{len(locked)} packages, {len(sources)} of them from source; {len(build)} to build these")
 
 

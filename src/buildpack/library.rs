@@ -44,6 +44,7 @@ impl Library {
                 if buildpack.name != name {
                     return Err(parse(format!("it calls itself `{}`", buildpack.name)));
                 }
+                check(&buildpack).map_err(parse)?;
                 library.buildpacks.insert(name.to_owned(), buildpack);
             }
         }
@@ -71,6 +72,44 @@ impl Library {
     pub fn text(&self, path: &str) -> Option<&str> {
         self.files.get(path).map(String::as_str)
     }
+}
+
+/// What the schema's types do not say: names that become paths on this machine.
+fn check(buildpack: &Buildpack) -> Result<(), String> {
+    for step in &buildpack.steps {
+        for output in &step.outputs {
+            let path = output.strip_suffix('?').unwrap_or(output);
+            if !is_plain(path) {
+                return Err(format!(
+                    "step `{}`: the output `{output}` is no path below the root",
+                    step.name
+                ));
+            }
+        }
+        for file in &step.files {
+            if !is_plain(file) || file.contains('/') {
+                return Err(format!("step `{}`: `{file}` is no file name", step.name));
+            }
+        }
+        let is_word = |name: &String| {
+            name.bytes()
+                .all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-')
+        };
+        if !step.cache.iter().all(is_word) {
+            return Err(format!(
+                "step `{}`: the name of `cache` is lower-case letters, digits and `-`",
+                step.name
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// Whether each part of a path is an ordinary name.
+fn is_plain(path: &str) -> bool {
+    !path.is_empty()
+        && path.split('/').all(|part| !["", ".", ".."].contains(&part))
+        && !path.contains('\0')
 }
 
 #[cfg(test)]
@@ -107,6 +146,28 @@ mod tests {
         }
         found.sort();
         assert_eq!(found, BUILT_IN.iter().map(|(path, _)| (*path).to_owned()).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn names_that_would_leave_the_sandbox() {
+        let with = |line: &str| {
+            let text = format!(
+                "name = \"x\"\nabout = \"\"\npriority = 1\nmatch = []\nlooks_for = \"\"\n[[step]]\nname = \"s\"\n\
+                 about = \"\"\nroot = []\ncommand = []\n{line}\n"
+            );
+            Library::new(&BTreeMap::from([("x.toml".to_owned(), text)])).map(drop)
+        };
+        assert!(with("outputs = [\"a/b\", \"c?\"]\ncache = \"pip-1\"").is_ok());
+        for line in [
+            "outputs = [\"/etc\"]",
+            "outputs = [\"a/../../etc\"]",
+            "outputs = [\"\"]",
+            "outputs = []\ncache = \"/home\"",
+            "outputs = []\ncache = \"../x\"",
+            "outputs = []\nfiles = [\"../x\"]",
+        ] {
+            assert!(matches!(with(line), Err(BuildpackError::Parse { .. })), "{line}");
+        }
     }
 
     #[test]

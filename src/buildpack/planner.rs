@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::template::{Filled, fill, holds};
 use super::{Buildpack, BuildpackError, Library, StepTemplate};
+use crate::digest::Digest;
 use crate::facts::Facts;
 use crate::plan::{
     APP_FOLDER, Action, Hint, ImageRecipe, LayerRecipe, MadeFile, Output, Plan, Process, Selection,
@@ -342,6 +343,7 @@ impl Maker<'_> {
                 release: self.release.to_owned(),
                 names: names.into_iter().collect(),
                 packages: Vec::new(),
+                setup: Digest::of(b""),
                 bottom,
             },
             root: if bottom { Vec::new() } else { vec!["base".to_owned()] },

@@ -17,7 +17,7 @@ use super::{Common, Isolation, interrupt, view};
 use crate::buildpack::{self, Library, Planned, Wishes};
 use crate::debian::archive;
 use crate::download::Downloads;
-use crate::engine::{Built, Engine, EngineError, Identity};
+use crate::engine::{self, Built, Engine, EngineError, Identity};
 use crate::event::{Event, Events, Summary};
 use crate::facts::{self, FactError, Facts, Files};
 use crate::image::{self, Image, Settings, archive as image_archive, layout};
@@ -101,6 +101,8 @@ pub(super) fn build(common: &Common, arguments: &BuildArguments) -> Result<ExitC
     let tags =
         arguments.tag.iter().map(|text| text.parse()).collect::<Result<Vec<Reference>, _>>()?;
     let created = created(arguments.created.as_deref())?;
+    let running = Arc::new(Running::default());
+    let _watch = interrupt::watch(&running)?;
     view::watch(common, |events| {
         let app = App::open(common, &arguments.app)?;
         let snapshot = app.snapshot()?;
@@ -108,7 +110,7 @@ pub(super) fn build(common: &Common, arguments: &BuildArguments) -> Result<ExitC
         let mut planned = app.plan(&snapshot, &facts, &events)?;
         let mut lock = app.lock()?;
         app.choose_packages(&mut planned.plan, &mut lock, &events)?;
-        let built = app.run(&planned.plan, &snapshot, &mut lock, &events, arguments)?;
+        let built = app.run(&planned.plan, &snapshot, &mut lock, &events, &running, arguments)?;
         app.save_lock(&lock, &events)?;
         let image = image::assemble(&image_settings(&planned, &created), built.layers.clone())?;
         app.keep(&image)?;
@@ -268,9 +270,11 @@ impl App {
         let mut archives: BTreeMap<String, archive::Archive> = BTreeMap::new();
         let mut chosen: BTreeMap<String, Vec<crate::plan::Package>> = BTreeMap::new();
         for step in &mut plan.steps {
-            let Action::Packages { release, names, packages, bottom } = &mut step.action else {
+            let Action::Packages { release, names, packages, bottom, setup } = &mut step.action
+            else {
                 continue;
             };
+            *setup = engine::setup(*bottom);
             let below: Vec<_> = step
                 .root
                 .iter()
@@ -341,11 +345,10 @@ impl App {
         snapshot: &Snapshot,
         lock: &mut Lock,
         events: &Events,
+        running: &Running,
         arguments: &BuildArguments,
     ) -> Result<Built, Failure> {
         let (mirrors, _) = settings::mirrors(&self.user.debian);
-        let running = Arc::new(Running::default());
-        let _watch = interrupt::watch(&running)?;
         let mode = OnceLock::new();
         let platform = format!("linux/{}", architecture());
         let variables: BTreeMap<String, String> = env::vars().collect();
@@ -356,7 +359,7 @@ impl App {
             store: &self.store,
             lock: &shared,
             events: events.clone(),
-            running: &running,
+            running,
             mode: &|| {
                 mode.get_or_init(|| self.mode())
                     .clone()
@@ -378,13 +381,21 @@ impl App {
         let interrupted = interrupt::happened();
         drop(engine);
         *lock = shared.into_inner().unwrap_or_else(PoisonError::into_inner);
-        // What was chosen before a failure need not be chosen again.
-        if built.is_err() && !interrupted {
-            self.save_lock(lock, events)?;
-        }
         match built {
-            Err(_) if interrupted => Err(Failure::new(Kind::Interrupted, "interrupted")),
-            other => Ok(other?),
+            Ok(built) => Ok(built),
+            Err(error) => {
+                // What was chosen before a failure need not be chosen again. Nothing
+                // may hide the failure itself, so a lock that cannot be written
+                // is only told.
+                if !interrupted && !self.arguments.locked {
+                    self.write_lock(&lock.whole_text(), events);
+                }
+                if interrupted {
+                    Err(Failure::new(Kind::Interrupted, "interrupted"))
+                } else {
+                    Err(error.into())
+                }
+            }
         }
     }
 
@@ -394,16 +405,29 @@ impl App {
     }
 
     pub(super) fn save_lock(&self, lock: &Lock, events: &Events) -> Result<(), Failure> {
-        let path = self.lock_path();
         let text = lock.text();
+        let there = fs::read_to_string(self.lock_path()).unwrap_or_default();
+        if self.arguments.locked && there != text {
+            return Err(Failure::usage(
+                "forge.lock does not name all that the build chose, or names more",
+            )
+            .advise("build once without --locked, and commit forge.lock"));
+        }
+        self.write_lock(&text, events);
+        Ok(())
+    }
+
+    /// Writes the lock, whole or not at all. One that cannot be written does not
+    /// undo the build: the next one chooses anew.
+    fn write_lock(&self, text: &str, events: &Events) {
+        let path = self.lock_path();
         if fs::read_to_string(&path).is_ok_and(|there| there == text) {
-            return Ok(());
+            return;
         }
-        if self.arguments.locked {
-            return Err(Failure::usage("forge.lock does not name all that the build chose")
-                .advise("build once without --locked, and commit forge.lock"));
-        }
-        let written = tempfile::NamedTempFile::new_in(&self.folder)
+        // The name is one that never counts as a file of the app.
+        let written = tempfile::Builder::new()
+            .prefix(".forge.lock-")
+            .tempfile_in(&self.folder)
             .and_then(|mut file| {
                 use std::io::Write;
                 use std::os::unix::fs::PermissionsExt;
@@ -413,16 +437,11 @@ impl App {
                 Ok(file)
             })
             .and_then(|file| file.persist(&path).map_err(|error| error.error));
-        match written {
-            Ok(_) => Ok(()),
-            // The image is there all the same; the next build chooses anew.
-            Err(error) => {
-                events.notice(
-                    format!("could not write `{}`: {error}", path.display()),
-                    Some("without it, the next build may choose newer packages".to_owned()),
-                );
-                Ok(())
-            }
+        if let Err(error) = written {
+            events.notice(
+                format!("could not write `{}`: {error}", path.display()),
+                Some("without it, the next build may choose newer packages".to_owned()),
+            );
         }
     }
 
@@ -443,7 +462,7 @@ impl App {
     }
 
     fn push(&self, image: &Image, tags: &[Reference], events: &Events) -> Result<(), Failure> {
-        let client = crate::download::client()?;
+        let client = crate::download::client(None)?;
         let docker_config =
             registry::Credentials::read(&env::vars().collect(), settings::home().as_deref())?;
         for tag in tags {

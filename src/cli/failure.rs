@@ -313,12 +313,7 @@ impl From<EngineError> for Failure {
                 }
                 failure.advise(SANDBOX_ADVICE)
             }
-            EngineError::Sandbox { source: SandboxError::Setup(ref problem), .. } => {
-                // The command of a step is not there: the buildpack's or the app's
-                // fault, not the machine's.
-                if problem.contains("is not in the sandbox") {
-                    return Failure::of(Kind::App, &error);
-                }
+            EngineError::Sandbox { source: SandboxError::Setup(_), .. } => {
                 Failure::of(Kind::Sandbox, &error).advise(SANDBOX_ADVICE)
             }
             EngineError::Package { ref source, .. } => {
@@ -333,7 +328,9 @@ impl From<EngineError> for Failure {
             EngineError::NoMirror { .. } | EngineError::Download(_) => Failure::of(Kind::Network, &error),
             EngineError::Store(error) => error.into(),
             EngineError::Source(error) => error.into(),
-            EngineError::Hint { .. } => Failure::of(Kind::Bug, &error),
+            EngineError::Hint { .. } | EngineError::Panicked => Failure::of(Kind::Bug, &error),
+            EngineError::PinnedElsewhere { .. } => Failure::of(Kind::Usage, &error)
+                .advise("restore forge.lock from version control, or remove it to choose everything anew"),
             EngineError::Lost { .. } => Failure::of(Kind::App, &error)
                 .advise("the step is not reproducible: `forge build --check` shows where; `forge store gc` forgets the old result"),
             _ => Failure::of(Kind::App, &error),

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
+use std::time::Duration;
 
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::{Handle, Signals};
@@ -21,7 +22,12 @@ impl Drop for Watch {
     }
 }
 
-/// Ends `running` on the first signal; a second one ends forge at once.
+/// How long a build may take to tidy up. What takes longer is cut off: the store
+/// stays valid when forge is killed at any moment.
+const GRACE: Duration = Duration::from_secs(2);
+
+/// Ends `running` on the first signal, and forge with it soon; a second one ends
+/// forge at once.
 pub(super) fn watch(running: &Arc<Running>) -> Result<Watch, Failure> {
     let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP])
         .map_err(|error| Failure::usage(format!("could not watch for signals: {error}")))?;
@@ -33,6 +39,11 @@ pub(super) fn watch(running: &Arc<Running>) -> Result<Watch, Failure> {
                 std::process::exit(130);
             }
             running.stop();
+            thread::spawn(|| {
+                thread::sleep(GRACE);
+                eprintln!("forge: interrupted");
+                std::process::exit(130);
+            });
         }
     });
     Ok(Watch(handle))

@@ -73,6 +73,7 @@ pub(super) fn run(common: &Common, arguments: &RunArguments) -> Result<ExitCode,
         environment,
         directory: PathBuf::from("/workspace"),
         user: APP_USER,
+        parent: sandbox::own_pid(),
         interactive: true,
     };
     let running = Arc::new(Running::default());

@@ -10,10 +10,9 @@ use clap::Subcommand;
 use super::failure::Failure;
 use super::{Common, build, view};
 use crate::digest::Digest;
-use crate::engine::Output;
 use crate::image::ImageLayer;
 use crate::layer::Layer;
-use crate::store::{Store, Table};
+use crate::store::{Keep, Store, StoreError, Table};
 
 #[derive(Clone, Debug, Subcommand)]
 pub(super) enum StoreCommand {
@@ -46,9 +45,14 @@ pub(super) fn store(common: &Common, command: &StoreCommand) -> Result<ExitCode,
     Ok(ExitCode::SUCCESS)
 }
 
-/// Keeps what the images in the roots are made of: their documents and layers,
-/// the trees of their layers, and the records that lead to these.
 fn gc(store: &Store) -> Result<(), Failure> {
+    let swept = store.gc(|| keep(store))?;
+    super::print(&format!("removed {} things, {}\n", swept.files, view::bytes(swept.bytes)))
+}
+
+/// What the images in the roots are made of: their documents and layers, the
+/// trees of their layers, and the records that lead to these.
+fn keep(store: &Store) -> Result<Keep<'_>, StoreError> {
     let (mut blobs, mut trees, mut images) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
     for (_, digest) in store.roots()? {
         images.insert(digest);
@@ -65,22 +69,19 @@ fn gc(store: &Store) -> Result<(), Failure> {
             trees.insert(layer.tree);
         }
     }
-    let swept = store.gc(
-        |digest| Ok(blobs.contains(digest)),
-        |digest| Ok(trees.contains(digest)),
-        |table, key| {
-            Ok(match table {
-                // A record is small and true for ever; one whose tree is gone
-                // saves running the step as long as nothing needs its files.
-                Table::Outputs => store.get::<Output>(table, key)?.is_some(),
-                Table::Layers => store
-                    .get::<Layer>(table, key)?
-                    .is_some_and(|layer| blobs.contains(&layer.digest)),
-                Table::Images => images.contains(key),
-            })
-        },
-    )?;
-    super::print(&format!("removed {} things, {}\n", swept.files, view::bytes(swept.bytes)))
+    let layers = blobs.clone();
+    let records = move |table, key: &Digest| {
+        Ok(match table {
+            // A record is small and true for ever; one whose tree is gone saves
+            // running the step as long as nothing needs its files.
+            Table::Outputs => true,
+            Table::Layers => {
+                store.get::<Layer>(table, key)?.is_some_and(|layer| layers.contains(&layer.digest))
+            }
+            Table::Images => images.contains(key),
+        })
+    };
+    Ok(Keep { blobs, trees, records: Box::new(records) })
 }
 
 fn verify(store: &Store, repair: bool) -> Result<ExitCode, Failure> {

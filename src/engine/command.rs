@@ -93,6 +93,7 @@ impl Engine<'_> {
             environment,
             directory: PathBuf::from(&step.directory),
             user: 0,
+            parent: sandbox::own_pid(),
             interactive: false,
         };
         let path = self.log_path(key);
@@ -152,7 +153,11 @@ impl Engine<'_> {
         let keep = scratch.path().join("keep");
         for output in &step.outputs {
             let from = upper.join(&output.path);
-            let there = fs::symlink_metadata(&from).is_ok();
+            // A link on the way would lead out of what the step wrote.
+            let parents_are_folders = ancestors(&output.path).all(|parent| {
+                fs::symlink_metadata(upper.join(parent)).is_ok_and(|there| there.is_dir())
+            });
+            let there = parents_are_folders && fs::symlink_metadata(&from).is_ok();
             if !there && output.optional {
                 continue;
             }
@@ -175,6 +180,11 @@ impl Engine<'_> {
         }
         Ok(self.store.keep_tree(&keep)?)
     }
+}
+
+/// The folders that lead to a path, the path itself not among them.
+fn ancestors(path: &str) -> impl Iterator<Item = &Path> {
+    Path::new(path).ancestors().skip(1).filter(|parent| !parent.as_os_str().is_empty())
 }
 
 /// Folders made with the same mode under any umask.

@@ -42,6 +42,17 @@ pub enum EngineError {
         /// The path.
         path: String,
     },
+    /// `forge.lock` pins a file that the step does not make.
+    #[error("forge.lock pins `{path}` for step `{step}`, which is not among its outputs")]
+    PinnedElsewhere {
+        /// The step.
+        step: String,
+        /// The path.
+        path: String,
+    },
+    /// A part of forge failed in a way that it should not.
+    #[error("forge failed while it built; this is a bug in forge")]
+    Panicked,
     /// Two runs of a step gave different results.
     #[error("step `{step}` is not reproducible: {} paths differ between two runs", differ.len())]
     NotReproducible {

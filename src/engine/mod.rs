@@ -20,14 +20,16 @@ mod packages;
 mod schedule;
 
 use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError, mpsc};
 use std::thread;
 use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 
-use crate::digest::Digest;
+use crate::digest::{Digest, Fields};
 use crate::download::Downloads;
 use crate::event::{Event, Events, ReusedFrom};
 use crate::image::ImageLayer;
@@ -37,11 +39,12 @@ use crate::plan::key::{key, pin_key};
 use crate::plan::{APP_FOLDER, APP_USER, Action, MadeFile, Package, Plan, Step};
 use crate::sandbox::{Mode, Running};
 use crate::source::Snapshot;
-use crate::store::{Store, Table};
+use crate::store::{KeyLock, Store, Table};
 use crate::tree::{Node, Tree};
 
 pub use error::EngineError;
 pub use network::Identity;
+pub use packages::setup;
 use schedule::{Schedule, Task};
 
 /// All that a build needs, made by the command line.
@@ -110,10 +113,13 @@ impl Engine<'_> {
     /// # Errors
     /// The first failure; what was made before it stays in the store.
     pub fn build(&self) -> Result<Built, EngineError> {
-        let state = State { trees: self.plan.steps.iter().map(|_| OnceLock::new()).collect() };
+        let state = State {
+            trees: self.plan.steps.iter().map(|_| OnceLock::new()).collect(),
+            ran: AtomicUsize::new(0),
+        };
         let mut schedule = Schedule::new(self.plan, self.jobs);
         let mut layers: BTreeMap<usize, Layer> = BTreeMap::new();
-        let (mut ran, mut reused) = (0, 0);
+        let mut reused = 0;
         let (out, results) = mpsc::channel();
         let mut failure: Option<EngineError> = None;
         thread::scope(|scope| {
@@ -122,10 +128,13 @@ impl Engine<'_> {
                     for task in schedule.start() {
                         let (out, state) = (out.clone(), &state);
                         scope.spawn(move || {
-                            let result = match task {
+                            let work = || match task {
                                 Task::Step(index) => self.step(state, index),
                                 Task::Layer(index) => self.layer(state, index).map(Done::Layer),
                             };
+                            // A task that ends without an answer would be waited for for ever.
+                            let result = catch_unwind(AssertUnwindSafe(work))
+                                .unwrap_or(Err(EngineError::Panicked));
                             // The receiver outlives all tasks.
                             let _received = out.send((task, result));
                         });
@@ -137,10 +146,8 @@ impl Engine<'_> {
                 let Ok((task, result)) = results.recv() else { break };
                 schedule.finish(task);
                 match result {
-                    Ok(Done::Step { ran: has_run }) => {
-                        if has_run {
-                            ran += 1;
-                        } else {
+                    Ok(Done::Step { ran }) => {
+                        if !ran {
                             reused += 1;
                         }
                     }
@@ -185,7 +192,7 @@ impl Engine<'_> {
                 })
             })
             .collect();
-        Ok(Built { layers, trees, ran, reused })
+        Ok(Built { layers, trees, ran: state.ran.into_inner(), reused })
     }
 
     fn lock(&self) -> MutexGuard<'_, Lock> {
@@ -230,17 +237,17 @@ impl Engine<'_> {
                 self.store.put(Table::Outputs, &key, &Output { step: step.name.clone(), tree })?;
                 return Ok((tree, Known::Lock));
             }
-            let (tree, known) = self.recorded_or_run(state, step, &key, inputs)?;
-            if !self.store.has_tree(&tree) {
-                self.run(state, step, &key, inputs)?;
-            }
+            // Not pinned means to be chosen now, whatever an earlier build chose.
+            let held = self.lock_key(step, &key)?;
+            let tree = self.run(state, step, &key, inputs)?;
+            drop(held);
             let key = pin_key(step, self.platform, &self.source_inputs(state, step));
             self.lock().set_pin(Pin {
                 step: step.name.clone(),
                 key,
                 files: self.texts(step, &tree)?,
             });
-            return Ok((tree, known));
+            return Ok((tree, Known::Ran));
         }
         self.recorded_or_run(state, step, &key, inputs)
     }
@@ -253,6 +260,18 @@ impl Engine<'_> {
         let key = pin_key(step, self.platform, &self.source_inputs(state, step));
         let pinned = self.lock().pin(&step.name, &key);
         let Some(files) = pinned else { return Ok(None) };
+        let is_output = |path: &str| {
+            step.outputs.iter().any(|output| {
+                path.strip_prefix(&output.path)
+                    .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+            })
+        };
+        if let Some(path) = files.keys().find(|path| !is_output(path)) {
+            return Err(EngineError::PinnedElsewhere {
+                step: step.name.clone(),
+                path: path.clone(),
+            });
+        }
         let files = files
             .into_iter()
             .map(|(path, text)| (path, MadeFile::File { content: text.into_bytes(), mode: 0o644 }))
@@ -268,14 +287,64 @@ impl Engine<'_> {
         inputs: &[Digest],
     ) -> Result<(Digest, Known), EngineError> {
         if let Some(output) = self.store.get::<Output>(Table::Outputs, key)? {
+            if self.check && !step.network {
+                return self.compare(state, step, key, inputs, &output.tree);
+            }
             return Ok((output.tree, Known::Store));
         }
-        let waits = || self.events.send(Event::StepWaits { step: step.name.clone() });
-        let _held = self.store.lock_key(key, waits)?;
+        let _held = self.lock_key(step, key)?;
         if let Some(output) = self.store.get::<Output>(Table::Outputs, key)? {
             return Ok((output.tree, Known::Store));
         }
         self.run(state, step, key, inputs).map(|tree| (tree, Known::Ran))
+    }
+
+    /// Holds a step's key. Locks are taken from a step to its inputs, never back,
+    /// so that none waits for itself.
+    fn lock_key(&self, step: &Step, key: &Digest) -> Result<KeyLock, EngineError> {
+        Ok(self
+            .store
+            .lock_key(key, || self.events.send(Event::StepWaits { step: step.name.clone() }))?)
+    }
+
+    /// Runs a step whose result is known, and compares.
+    fn compare(
+        &self,
+        state: &State,
+        step: &Step,
+        key: &Digest,
+        inputs: &[Digest],
+        known: &Digest,
+    ) -> Result<(Digest, Known), EngineError> {
+        for (name, tree) in step.root.iter().zip(inputs) {
+            self.ensure_tree(state, self.index(name), tree)?;
+        }
+        let started = Instant::now();
+        self.events.send(Event::StepStarted { step: step.name.clone() });
+        let (tree, list) = self.act(step, key, inputs)?;
+        if tree != *known {
+            self.events.send(Event::StepFailed { step: step.name.clone() });
+            let old = if self.store.has_tree(known) {
+                self.store.read_tree(known)?
+            } else {
+                Tree::default()
+            };
+            return Err(EngineError::NotReproducible {
+                step: step.name.clone(),
+                differ: differences(&old, &list),
+            });
+        }
+        self.finished(step, started, tree, &list);
+        Ok((tree, Known::Ran))
+    }
+
+    fn finished(&self, step: &Step, started: Instant, tree: Digest, list: &Tree) {
+        self.events.send(Event::StepFinished {
+            step: step.name.clone(),
+            milliseconds: milliseconds(started),
+            tree,
+            bytes: list.size(),
+        });
     }
 
     /// Runs a step, whatever is known, and records its result.
@@ -304,12 +373,8 @@ impl Engine<'_> {
         let (tree, list) =
             made.inspect_err(|_| self.events.send(Event::StepFailed { step: step.name.clone() }))?;
         self.store.put(Table::Outputs, key, &Output { step: step.name.clone(), tree })?;
-        self.events.send(Event::StepFinished {
-            step: step.name.clone(),
-            milliseconds: milliseconds(started),
-            tree,
-            bytes: list.size(),
-        });
+        self.finished(step, started, tree, &list);
+        state.ran.fetch_add(1, Ordering::Relaxed);
         Ok(tree)
     }
 
@@ -337,8 +402,16 @@ impl Engine<'_> {
             return Ok(());
         }
         let step = &self.plan.steps[index];
-        // Two steps may want the same files at once.
-        let _held = self.store.lock_key(tree, || {})?;
+        // Two steps may want the same files at once. What runs is locked by its
+        // key, as everywhere; what is only written, by a name of its own.
+        let inputs = state.inputs(self, step);
+        let name = match &step.action {
+            Action::Command { .. } | Action::Packages { .. } => key(step, self.platform, &inputs),
+            Action::Source { .. } | Action::Files { .. } => {
+                Fields::new("forge-files").digest(tree).finish()
+            }
+        };
+        let _held = self.lock_key(step, &name)?;
         if self.store.has_tree(tree) {
             return Ok(());
         }
@@ -351,13 +424,10 @@ impl Engine<'_> {
                 self.store.keep_tree(&folder)?.0
             }
             Action::Files { files } => self.write_made(files)?,
-            Action::Command { .. } | Action::Packages { .. } => {
-                let inputs = state.inputs(self, step);
-                match self.pinned(state, step)? {
-                    Some(tree) => tree,
-                    None => self.run(state, step, &key(step, self.platform, &inputs), &inputs)?,
-                }
-            }
+            Action::Command { .. } | Action::Packages { .. } => match self.pinned(state, step)? {
+                Some(tree) => tree,
+                None => self.run(state, step, &name, &inputs)?,
+            },
         };
         if made == *tree {
             Ok(())
@@ -463,6 +533,8 @@ impl Engine<'_> {
 /// What is known while a build goes on.
 struct State {
     trees: Vec<OnceLock<Digest>>,
+    /// How many steps have run, those included whose files the store had lost.
+    ran: AtomicUsize,
 }
 
 impl State {

@@ -63,10 +63,7 @@ impl Engine<'_> {
             unpacked.iter().map(|(control, list)| Unpacked { control, list }).collect();
         rootfs::write_database(&upper, &entries)?;
         let order: Vec<&str> = packages.iter().map(|package| package.name.as_str()).collect();
-        let mut script = rootfs::configure_script(&order);
-        if bottom {
-            script.push_str(&app_user());
-        }
+        let script = script(&order, bottom);
         let files = BTreeMap::from([("configure.sh".to_owned(), script)]);
         let command = ["/bin/sh", "/forge/configure.sh"].map(str::to_owned);
         self.execute(step, key, inputs, &command, &files, &scratch)?;
@@ -209,6 +206,22 @@ fn drop_unchanged(base: &Tree, upper: &Path) -> Result<(), EngineError> {
         }
     }
     Ok(())
+}
+
+/// The script that sets packages up.
+fn script(order: &[&str], bottom: bool) -> String {
+    let mut script = rootfs::configure_script(order);
+    if bottom {
+        script.push_str(&app_user());
+    }
+    script
+}
+
+/// The digest of how packages are set up, whichever they are: part of a package
+/// step's key.
+#[must_use]
+pub fn setup(bottom: bool) -> Digest {
+    Digest::of(script(&[], bottom).as_bytes())
 }
 
 /// Programs ask who they are: the numeric user of the image has a name.

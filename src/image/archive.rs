@@ -1,7 +1,7 @@
 //! An image in one file: an OCI archive (a layout as a tar) or what `docker
 //! load` reads.
 
-use std::fs::{self, File};
+use std::fs;
 use std::io::{self, BufWriter, Read, Write};
 use std::path::Path;
 
@@ -103,7 +103,7 @@ fn write_to(
     let mut written = std::collections::BTreeSet::new();
     for layer in &image.layers {
         if written.insert(layer.layer.digest) {
-            let file: File = store.open_blob(&layer.layer.digest)?;
+            let file = store.open_blob(&layer.layer.digest)?;
             append(&mut tar, &layer_name(layer), layer.layer.size, file)?;
         }
     }

@@ -78,6 +78,9 @@ pub enum LockError {
         /// Its format.
         found: u32,
     },
+    /// A pinned file whose path leads elsewhere.
+    #[error("forge.lock: `{0}` is no path of a step's output")]
+    Path(String),
     /// A package line that is not one.
     #[error("forge.lock: `{0}` is not a package")]
     Package(String),
@@ -132,6 +135,11 @@ impl Lock {
         }
         let document: Document = toml::from_str(text).map_err(parse)?;
         debug_assert_eq!(document.version, VERSION);
+        for path in document.pin.iter().flat_map(|pin| pin.files.keys()) {
+            if path.split('/').any(|part| ["", ".", ".."].contains(&part)) {
+                return Err(LockError::Path(path.clone()));
+            }
+        }
         let packages = document
             .packages
             .into_iter()
@@ -155,14 +163,22 @@ impl Lock {
     /// added: what nothing asks for any more is dropped.
     #[must_use]
     pub fn text(&self) -> String {
+        self.text_of(&|step, key| self.used.contains(&(step.to_owned(), *key)))
+    }
+
+    /// The text with every entry: of a build that failed nobody knows what the
+    /// rest of it would have asked for.
+    #[must_use]
+    pub fn whole_text(&self) -> String {
+        self.text_of(&|_, _| true)
+    }
+
+    fn text_of(&self, keep: &dyn Fn(&str, &Digest) -> bool) -> String {
         let mut text = String::from(
             "# Made by forge. Commit it: the same lock gives the same image.\nversion = 1\n",
         );
-        let mut packages: Vec<&PackageSet> = self
-            .packages
-            .iter()
-            .filter(|set| self.used.contains(&(set.step.clone(), set.request)))
-            .collect();
+        let mut packages: Vec<&PackageSet> =
+            self.packages.iter().filter(|set| keep(&set.step, &set.request)).collect();
         packages.sort_by(|a, b| (&a.step, a.request).cmp(&(&b.step, b.request)));
         for set in packages {
             let quoted = |text: &str| toml::Value::String(text.to_owned()).to_string();
@@ -189,11 +205,8 @@ impl Lock {
             }
             text.push_str("]\n");
         }
-        let mut pins: Vec<&Pin> = self
-            .pins
-            .iter()
-            .filter(|pin| self.used.contains(&(pin.step.clone(), pin.key)))
-            .collect();
+        let mut pins: Vec<&Pin> =
+            self.pins.iter().filter(|pin| keep(&pin.step, &pin.key)).collect();
         pins.sort_by(|a, b| (&a.step, a.key).cmp(&(&b.step, b.key)));
         for pin in pins {
             let quoted = |text: &str| toml::Value::String(text.to_owned()).to_string();
@@ -304,7 +317,7 @@ mod tests {
     fn what_nothing_asks_for_is_dropped() {
         let mut again = Lock::parse(&sample().text()).expect("parses");
         assert!(again.packages("base", &Digest::of(b"another request")).is_none());
-        assert!(!again.text().contains("libc6"));
+        assert!(!again.text().contains("libc6") && again.whole_text().contains("libc6"));
     }
 
     #[test]
@@ -314,6 +327,10 @@ mod tests {
             Err(LockError::Version { found: 2 })
         ));
         assert!(matches!(Lock::parse("<<<<<<< HEAD"), Err(LockError::Parse(_))));
+        for path in ["/etc/x", "a/../../x", ""] {
+            let text = sample().text().replace("a/b.txt", path);
+            assert!(matches!(Lock::parse(&text), Err(LockError::Path(_))), "{text}");
+        }
         let text = sample().text().replace("pool/main", "pool/../..");
         assert!(matches!(Lock::parse(&text), Err(LockError::Package(_))));
     }

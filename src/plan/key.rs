@@ -56,7 +56,8 @@ fn definition(step: &Step, platform: &str) -> Fields {
                 fields.text(name).text(text);
             }
         }
-        Action::Packages { packages, bottom, release, .. } => {
+        Action::Packages { packages, bottom, release, setup, .. } => {
+            fields.digest(setup);
             fields.text("packages").text(release).text(if *bottom { "bottom" } else { "on top" });
             fields.number(packages.len() as u64);
             for package in packages {

@@ -12,6 +12,8 @@ use petgraph::graphmap::DiGraphMap;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+use crate::digest::Digest;
+
 /// Where the app's files stand, in the sandbox and in the image.
 pub const APP_FOLDER: &str = "workspace";
 
@@ -87,6 +89,8 @@ pub enum Action {
         names: Vec<String>,
         /// What that means exactly; filled in from `forge.lock` or by solving.
         packages: Vec<Package>,
+        /// How they are set up: the digest of the script that does it.
+        setup: Digest,
         /// Whether this is the bottom of the file system: the packages marked
         /// essential come along, and the app's user is made.
         bottom: bool,
@@ -147,7 +151,7 @@ pub struct Package {
     /// `amd64`, `all`.
     pub architecture: String,
     /// Digest of the .deb.
-    pub digest: crate::digest::Digest,
+    pub digest: Digest,
     /// Length of the .deb in bytes.
     pub size: u64,
     /// Which of the release's archives has it: `main`, `updates`, `security`.

@@ -429,7 +429,7 @@ fn message(text: &str) -> String {
 
 /// A body that reports how much of it was read.
 struct Watched {
-    inner: std::fs::File,
+    inner: crate::store::Checked,
     what: String,
     done: u64,
     total: u64,

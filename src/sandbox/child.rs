@@ -17,6 +17,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicI32, Ordering};
 
 use rustix::process::{Pid, Signal, WaitOptions, WaitStatus};
+use rustix::thread::CapabilitySet;
 
 use super::{Mode, Network, Spec, mounts, seccomp};
 
@@ -50,11 +51,26 @@ fn descriptors(arguments: &[String]) -> Result<(Spec, File), String> {
     let [spec, failure] = arguments else {
         return Err("`__sandbox` is for forge's own use".to_owned());
     };
-    let open = |text: &String| -> Result<File, String> {
-        let number: i32 = text.parse().map_err(|_| format!("`{text}` is no file descriptor"))?;
-        if number < 3 {
-            return Err(format!("file descriptor {number} is not ours"));
+    let number = |text: &String| -> Result<u32, String> {
+        text.parse()
+            .ok()
+            .filter(|number| *number > 2)
+            .ok_or_else(|| format!("`{text}` is no file descriptor of ours"))
+    };
+    let (spec, failure) = (number(spec)?, number(failure)?);
+    // Whatever else forge's caller left open must not be found in /proc/1/fd.
+    let (low, high) = (spec.min(failure), spec.max(failure));
+    for (from, to) in [(3, low - 1), (low + 1, high - 1), (high + 1, u32::MAX)] {
+        if from <= to {
+            // SAFETY: these descriptors are used by nothing in this process.
+            #[allow(unsafe_code)]
+            unsafe {
+                libc::syscall(libc::SYS_close_range, from, to, 0);
+            }
         }
+    }
+    let open = |number: u32| -> Result<File, String> {
+        let number = i32::try_from(number).map_err(|error| error.to_string())?;
         // SAFETY: the parent passed the number of a descriptor made for this
         // process alone; nothing else in this process owns it.
         #[allow(unsafe_code)]
@@ -100,7 +116,7 @@ fn enter(spec: Spec, failure: &File) -> Result<i32, String> {
             std::process::exit(status)
         }
         Some(pid) => {
-            if spec.interactive {
+            if spec.interactive || spec.mode == Mode::Chroot {
                 pass_signals_to(pid);
             }
             wait_for(pid)
@@ -135,6 +151,28 @@ fn pass_signals_to(child: Pid) {
     }
 }
 
+extern "C" fn end_all(_: libc::c_int) {
+    let child = CHILD.load(Ordering::SeqCst);
+    if child > 0 {
+        // SAFETY: kill is async-signal-safe; the child is not waited for yet.
+        #[allow(unsafe_code)]
+        unsafe {
+            libc::kill(child, libc::SIGKILL);
+        }
+    }
+}
+
+/// Where there is no pid namespace, a request to end ends the command, and
+/// [`reap`] then ends what it has left behind.
+fn end_command_on_request(command: Pid) {
+    CHILD.store(command.as_raw_nonzero().get(), Ordering::SeqCst);
+    // SAFETY: the handler does nothing but kill(2); this process has one thread.
+    #[allow(unsafe_code)]
+    unsafe {
+        libc::signal(libc::SIGTERM, end_all as *const () as libc::sighandler_t);
+    }
+}
+
 /// The command starts with the signals as any program expects them.
 fn default_signals() {
     // SAFETY: setting a default disposition has no other effect.
@@ -162,7 +200,7 @@ fn unshare(spec: &Spec) -> Result<(), String> {
         fs::write(file, text).map_err(|error| format!("writing {file}: {error}"))
     };
     write("/proc/self/setgroups", "deny".to_owned())?;
-    // Root inside until the command starts: mounting needs it.
+    // Making the namespace gave all capabilities in it, whoever the user is.
     write("/proc/self/uid_map", format!("{} {user} 1", spec.user))?;
     write("/proc/self/gid_map", format!("{} {group} 1", spec.user))?;
     rustix::system::sethostname(HOST_NAME.as_bytes()).map_err(failed("sethostname"))?;
@@ -237,16 +275,24 @@ fn first_process(spec: &Spec) -> Result<i32, String> {
             rustix::process::chdir("/").map_err(failed("chdir"))?;
         }
     }
-    rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
+    // Nobody in the sandbox may look into this process: it runs the host's forge.
+    rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable)
+        .map_err(failed("prctl"))?;
     if spec.command.first().is_some_and(|program| program == PROBE_COMMAND) {
         seccomp::install(spec)?;
         return Ok(0);
     }
     match fork()? {
-        None => Err(execute(spec).unwrap_or_else(|message| message)),
+        None => {
+            rustix::process::set_parent_process_death_signal(Some(Signal::KILL))
+                .map_err(failed("prctl"))?;
+            Err(execute(spec).unwrap_or_else(|message| message))
+        }
         Some(command) => {
             if spec.interactive {
                 pass_signals_to(command);
+            } else if spec.mode == Mode::Chroot {
+                end_command_on_request(command);
             }
             reap(command, proc.as_ref())
         }
@@ -306,17 +352,49 @@ fn children(proc: &OwnedFd) -> Vec<Pid> {
         .collect()
 }
 
+/// What package scripts and build tools need of root. All else is dropped for
+/// good: no mounts, no devices, no tracing, no other root folder.
+const KEPT: [CapabilitySet; 7] = [
+    CapabilitySet::CHOWN,
+    CapabilitySet::DAC_OVERRIDE,
+    CapabilitySet::DAC_READ_SEARCH,
+    CapabilitySet::FOWNER,
+    CapabilitySet::FSETID,
+    CapabilitySet::SETUID,
+    CapabilitySet::SETGID,
+];
+
+/// A program that root starts gets what is in its bounding set and no more.
+fn drop_capabilities() -> Result<(), String> {
+    for number in 0..u64::BITS {
+        let capability = CapabilitySet::from_bits_retain(1 << number);
+        if !KEPT.contains(&capability) {
+            match rustix::thread::remove_capability_from_bounding_set(capability) {
+                Ok(()) => {}
+                // Past the last one that this kernel knows.
+                Err(rustix::io::Errno::INVAL) => break,
+                Err(error) => return Err(failed("dropping capabilities")(error)),
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Marks a failure of the command itself, not of the sandbox.
+pub(super) const COMMAND: &str = "command: ";
+
 /// Replaces this process by the command; returns only on failure.
 fn execute(spec: &Spec) -> Result<String, String> {
     let directory = &spec.directory;
     rustix::process::chdir(directory).map_err(|error| {
-        format!("changing to `{}`: {}", directory.display(), io::Error::from(error))
+        format!("{COMMAND}changing to `{}`: {}", directory.display(), io::Error::from(error))
     })?;
     let text =
         |text: &str| CString::new(text).map_err(|_| format!("`{text}` contains a zero byte"));
     let program = spec.command.first().ok_or("no command")?;
-    let path = find(program, spec.environment.get("PATH").map_or("", String::as_str))
-        .ok_or_else(|| format!("`{program}` is not in the sandbox: no step input provides it"))?;
+    let path = find(program, spec.environment.get("PATH").map_or("", String::as_str)).ok_or_else(
+        || format!("{COMMAND}`{program}` is not in the sandbox: no step input provides it"),
+    )?;
     let path = text(&path.to_string_lossy())?;
     let arguments =
         spec.command.iter().map(|argument| text(argument)).collect::<Result<Vec<_>, _>>()?;
@@ -333,6 +411,7 @@ fn execute(spec: &Spec) -> Result<String, String> {
     };
     let (arguments, environment) = (pointers(&arguments), pointers(&environment));
     default_signals();
+    drop_capabilities()?;
     seccomp::install(spec)?;
     // Nothing of forge's must be open in the command.
     // SAFETY: descriptors above 2 are not used after this; the failure pipe is
@@ -342,7 +421,7 @@ fn execute(spec: &Spec) -> Result<String, String> {
         libc::syscall(libc::SYS_close_range, 3_u32, u32::MAX, libc::CLOSE_RANGE_CLOEXEC);
         libc::execve(path.as_ptr(), arguments.as_ptr(), environment.as_ptr());
     }
-    Ok(format!("running `{program}`: {}", io::Error::last_os_error()))
+    Ok(format!("{COMMAND}running `{program}`: {}", io::Error::last_os_error()))
 }
 
 /// Looks `program` up as execvp would.

@@ -91,13 +91,8 @@ pub(super) fn copy_inputs(spec: &Spec) -> Result<Before, SandboxError> {
     }
     for bind in &spec.binds {
         let inside = bind.to.strip_prefix("/").unwrap_or(&bind.to);
-        let to = root.join(inside);
-        if let Some(parent) = to.parent() {
-            fs::create_dir_all(parent).map_err(failed("make", parent))?;
-        }
-        if fs::symlink_metadata(&to).is_ok_and(|metadata| metadata.is_symlink()) {
-            fs::remove_file(&to).map_err(failed("replace", &to))?;
-        }
+        let to =
+            super::mounts::place(&root, inside, bind.from.is_dir()).map_err(SandboxError::Setup)?;
         if bind.from.is_dir() {
             copy_layer(&bind.from, &to)?;
         } else {

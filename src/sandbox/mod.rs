@@ -29,6 +29,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use rustix::process::Signal;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
@@ -90,9 +91,17 @@ pub struct Spec {
     pub directory: PathBuf,
     /// User and group id that the command sees itself as.
     pub user: u32,
+    /// The process that asks for it, with which the sandbox ends.
+    pub parent: i32,
     /// Whether the terminal stays attached (`forge run`) or the command gets no
     /// input and its output goes to the caller.
     pub interactive: bool,
+}
+
+/// This process, for [`Spec::parent`].
+#[must_use]
+pub fn own_pid() -> i32 {
+    rustix::process::getpid().as_raw_nonzero().get()
 }
 
 /// How a command ended.
@@ -132,6 +141,9 @@ pub enum SandboxError {
         /// What the system said.
         source: io::Error,
     },
+    /// The command is not there or cannot be executed.
+    #[error("the command cannot be run: {0}")]
+    Command(String),
     /// The build was interrupted.
     #[error("interrupted")]
     Interrupted,
@@ -140,32 +152,33 @@ pub enum SandboxError {
 /// The sandboxes that are running, so that an interrupt ends them all.
 #[derive(Debug, Default)]
 pub struct Running {
-    children: Mutex<Vec<u32>>,
+    children: Mutex<Vec<(u32, Mode)>>,
     stopped: AtomicBool,
 }
 
 impl Running {
     /// Ends every running sandbox and keeps new ones from starting. The kernel
-    /// ends all processes of a pid namespace with its first.
+    /// ends all processes of a pid namespace with its first; where there is none,
+    /// the sandbox is asked to do so.
     pub fn stop(&self) {
         self.stopped.store(true, Ordering::SeqCst);
-        let children = self.children.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        for child in children.iter() {
-            if let Some(pid) = i32::try_from(*child).ok().and_then(rustix::process::Pid::from_raw) {
-                // It may have ended by itself just now.
-                let _ended_already =
-                    rustix::process::kill_process(pid, rustix::process::Signal::KILL);
-            }
-        }
+        self.signal(|mode| match mode {
+            Mode::Namespaces => Signal::KILL,
+            Mode::Chroot => Signal::TERM,
+        });
     }
 
     /// Asks every running sandbox's command to end; interactive ones only.
     pub fn terminate(&self) {
+        self.signal(|_| Signal::TERM);
+    }
+
+    fn signal(&self, which: impl Fn(Mode) -> Signal) {
         let children = self.children.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        for child in children.iter() {
+        for (child, mode) in children.iter() {
             if let Some(pid) = i32::try_from(*child).ok().and_then(rustix::process::Pid::from_raw) {
-                let _ended_already =
-                    rustix::process::kill_process(pid, rustix::process::Signal::TERM);
+                // It may have ended by itself just now.
+                let _ended_already = rustix::process::kill_process(pid, which(*mode));
             }
         }
     }
@@ -176,14 +189,20 @@ impl Running {
         self.stopped.load(Ordering::SeqCst)
     }
 
-    fn start(&self, command: &mut Command) -> Result<Child, SandboxError> {
+    /// Starts one sandbox at a time: what is inheritable while one starts must not
+    /// be inherited by another.
+    fn start(
+        &self,
+        spec: &Spec,
+        start: impl FnOnce() -> io::Result<Started>,
+    ) -> Result<Started, SandboxError> {
         let mut children = self.children.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         if self.stopped() {
             return Err(SandboxError::Interrupted);
         }
-        let child = command.spawn()?;
-        children.push(child.id());
-        Ok(child)
+        let started = start()?;
+        children.push((started.child.id(), spec.mode));
+        Ok(started)
     }
 
     /// Forgets the child before it is waited for, so that no other process that
@@ -192,7 +211,7 @@ impl Running {
         self.children
             .lock()
             .unwrap_or_else(std::sync::PoisonError::into_inner)
-            .retain(|child| *child != pid);
+            .retain(|(child, _)| *child != pid);
     }
 }
 
@@ -214,32 +233,19 @@ pub fn run(
         Mode::Namespaces => None,
         Mode::Chroot => Some(chroot::copy_inputs(spec)?),
     };
-    let (failure_read, failure_write) = io::pipe()?;
-    let (output_read, output_write) = io::pipe()?;
     let message = serde_json::to_vec(spec).map_err(io::Error::from)?;
-    let spec_file = inherited_file(&message)?;
-    let mut command = Command::new("/proc/self/exe");
-    command.arg(CHILD_ARGUMENT).arg(spec_file.as_raw_fd().to_string());
-    let failure_write: OwnedFd = failure_write.into();
-    rustix::io::fcntl_setfd(&failure_write, rustix::io::FdFlags::empty())
-        .map_err(io::Error::from)?;
-    command.arg(failure_write.as_raw_fd().to_string());
-    command.env_clear();
-    if spec.interactive {
-        drop(output_write);
-    } else {
-        command.stdin(Stdio::null()).stdout(output_write.try_clone()?).stderr(output_write);
-    }
-    let mut child = running.start(&mut command)?;
-    // The writing ends must be closed here, or reading never ends.
-    drop((command, failure_write, spec_file));
-    read_lines(output_read, &mut on_line)?;
+    let started = running.start(spec, || start(spec, &message))?;
+    let Started { mut child, output, failure: failure_read } = started;
+    read_lines(output, &mut on_line)?;
     let mut failure = String::new();
     BufReader::new(failure_read).read_to_string(&mut failure)?;
     running.forget(child.id());
     let status = child.wait()?;
     if running.stopped() {
         return Err(SandboxError::Interrupted);
+    }
+    if let Some(problem) = failure.strip_prefix(child::COMMAND) {
+        return Err(SandboxError::Command(problem.to_owned()));
     }
     if !failure.is_empty() {
         return Err(SandboxError::Setup(failure));
@@ -249,10 +255,33 @@ pub fn run(
     }
     Ok(match (status.code(), status.signal()) {
         // As shells report it; see `child::report`.
-        (Some(code), _) if code > 128 => Exit::Signal(code - 128),
+        (Some(code), _) if (129..=192).contains(&code) => Exit::Signal(code - 128),
         (Some(code), _) => Exit::Status(code),
         (None, signal) => Exit::Signal(signal.unwrap_or(0)),
     })
+}
+
+/// A sandbox that has been started, and what comes out of it.
+struct Started {
+    child: Child,
+    output: io::PipeReader,
+    failure: io::PipeReader,
+}
+
+fn start(spec: &Spec, message: &[u8]) -> io::Result<Started> {
+    let (failure, failure_write) = io::pipe()?;
+    let (output, output_write) = io::pipe()?;
+    let spec_file = inherited_file(message)?;
+    let failure_write: OwnedFd = failure_write.into();
+    rustix::io::fcntl_setfd(&failure_write, rustix::io::FdFlags::empty())?;
+    let mut command = Command::new("/proc/self/exe");
+    command.arg(CHILD_ARGUMENT).arg(spec_file.as_raw_fd().to_string());
+    command.arg(failure_write.as_raw_fd().to_string()).env_clear();
+    if !spec.interactive {
+        command.stdin(Stdio::null()).stdout(output_write.try_clone()?).stderr(output_write);
+    }
+    // The writing ends close here, with the command, or reading would never end.
+    Ok(Started { child: command.spawn()?, output, failure })
 }
 
 /// A file without a name that the child inherits.
@@ -336,6 +365,7 @@ fn probe_mode(mode: Mode, scratch: &std::path::Path) -> Result<(), SandboxError>
         environment: BTreeMap::new(),
         directory: PathBuf::from("/"),
         user: 0,
+        parent: own_pid(),
         interactive: false,
     };
     match run(&spec, &Running::default(), |_| {})? {

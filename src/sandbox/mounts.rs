@@ -10,7 +10,7 @@
 use std::fs::{self, File};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::symlink;
-use std::path::Path;
+use std::path::{Component, Path, PathBuf};
 
 use rustix::mount::{MountFlags, MountPropagationFlags, UnmountFlags};
 
@@ -23,38 +23,15 @@ pub(super) fn set_up(spec: &Spec) -> Result<(), String> {
         .map_err(failed("making mounts private"))?;
     let root = spec.scratch.join("root");
     overlay(spec, &root)?;
-    let at = |path: &str| root.join(path.trim_start_matches('/'));
+    let at = |path: &str| root.join(path);
     for folder in ["proc", "dev", "tmp"] {
-        folder_at(&at(folder))?;
+        place(&root, Path::new(folder), true)?;
     }
-    rustix::mount::mount(
-        "proc",
-        at("proc"),
-        "proc",
-        MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC,
-        None,
-    )
-    .map_err(failed("mounting /proc"))?;
+    process_files(&at("proc"))?;
     devices(&at("dev"))?;
     bind(&spec.scratch.join("tmp"), &at("tmp"), true)?;
     for entry in &spec.binds {
-        let target = at(&entry.to.to_string_lossy());
-        if entry.from.is_dir() {
-            folder_at(&target)?;
-        } else {
-            if let Some(folder) = target.parent() {
-                folder_at(folder)?;
-            }
-            // A link here would lead out of the root; replace it by a plain file.
-            if fs::symlink_metadata(&target).is_ok_and(|metadata| metadata.is_symlink()) {
-                fs::remove_file(&target)
-                    .map_err(|error| format!("replacing `{}`: {error}", target.display()))?;
-            }
-            if !target.exists() {
-                File::create(&target)
-                    .map_err(|error| format!("making `{}`: {error}", target.display()))?;
-            }
-        }
+        let target = place(&root, &entry.to, entry.from.is_dir())?;
         bind(&entry.from, &target, entry.writable)?;
     }
     rustix::process::chdir(&root).map_err(failed("chdir"))?;
@@ -106,6 +83,61 @@ fn overlay(spec: &Spec, root: &Path) -> Result<(), String> {
         .map_err(failed("move_mount (overlay)"))
 }
 
+/// Makes the folder or file at `path` below `root` where it is missing, so that
+/// something can be bound to it. A link on the way, which an input may have put
+/// there, is replaced: it would lead out of the root, as seen from here.
+pub(super) fn place(root: &Path, path: &Path, folder: bool) -> Result<PathBuf, String> {
+    let mut full = root.to_owned();
+    let parts: Vec<_> = path
+        .components()
+        .filter_map(|part| if let Component::Normal(name) = part { Some(name) } else { None })
+        .collect();
+    for (number, name) in parts.iter().enumerate() {
+        full.push(name);
+        let failed = |error: std::io::Error| format!("making `{}`: {error}", full.display());
+        let wants_folder = folder || number + 1 < parts.len();
+        match fs::symlink_metadata(&full) {
+            Ok(there) if there.is_dir() == wants_folder && !there.is_symlink() => continue,
+            Ok(there) if there.is_dir() => fs::remove_dir_all(&full).map_err(failed)?,
+            Ok(_) => fs::remove_file(&full).map_err(failed)?,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            Err(error) => return Err(failed(error)),
+        }
+        if wants_folder {
+            fs::create_dir(&full).map_err(failed)?;
+        } else {
+            File::create(&full).map_err(failed)?;
+        }
+    }
+    Ok(full)
+}
+
+/// The step's own processes; what is the machine's is read only or hidden, as
+/// root in the sandbox may be root outside.
+fn process_files(proc: &Path) -> Result<(), String> {
+    rustix::mount::mount(
+        "proc",
+        proc,
+        "proc",
+        MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC,
+        None,
+    )
+    .map_err(failed("mounting /proc"))?;
+    for name in ["sys", "irq", "bus", "fs", "acpi", "scsi", "sysrq-trigger"] {
+        let path = proc.join(name);
+        if path.exists() {
+            bind(&path, &path, false)?;
+        }
+    }
+    for name in ["kcore", "keys", "timer_list", "sched_debug"] {
+        let path = proc.join(name);
+        if path.exists() {
+            bind(Path::new("/dev/null"), &path, false)?;
+        }
+    }
+    Ok(())
+}
+
 /// Shortens the repeated `as_fd` below.
 trait FdRef {
     fn as_fd_ref(&self) -> std::os::fd::BorrowedFd<'_>;
@@ -123,7 +155,9 @@ fn devices(dev: &Path) -> Result<(), String> {
     for name in ["null", "zero", "full", "random", "urandom", "tty"] {
         let target = dev.join(name);
         File::create(&target).map_err(|error| format!("making `/dev/{name}`: {error}"))?;
-        bind(&Path::new("/dev").join(name), &target, true)?;
+        // Read only keeps the node's mode and times; what it reads and writes is
+        // not the file system's.
+        bind(&Path::new("/dev").join(name), &target, false)?;
     }
     for name in ["shm", "pts"] {
         folder_at(&dev.join(name))?;

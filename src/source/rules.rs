@@ -33,6 +33,7 @@ const HARD: &[&str] = &[
     "*.pyc",
     "/.forge/cache",
     "/forge.lock",
+    "/.forge.lock-*",
 ];
 
 const SOFT: &[&str] = &[

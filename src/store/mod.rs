@@ -9,6 +9,8 @@
 //!   trees/<hex>.tree        its sorted list; there only when the tree is whole
 //!   records/<table>/<hex>   small JSON values by key: outputs, layers
 //!   roots/<name>            one line naming a record; what gc keeps
+//!   logs/<key>.log          what a step printed when it last ran
+//!   downloads/<name>/       what fetch steps share, by hash
 //!   locks/<hex>             one per key that is being built
 //!   tmp/<name>              scratch of running builds, swept when its owner is gone
 //! ```
@@ -30,11 +32,11 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use thiserror::Error;
 
-use crate::digest::{Digest, Hasher};
+use crate::digest::{Digest, Fields, Hasher};
 use crate::tree::{Tree, TreeError};
 
 pub use scratch::Scratch;
-pub use sweep::{Damage, Swept};
+pub use sweep::{Damage, Keep, Swept};
 
 /// The layout number. Changing it makes older stores unreadable to this
 /// program: say so in the changelog.
@@ -148,35 +150,43 @@ impl Store {
             .mode(0o600)
             .open(&lock_path)
             .map_err(failed("open", &lock_path))?;
-        lock.lock_shared().map_err(failed("lock", &lock_path))?;
+        let version = root.join("version");
         let store = Store { root, lock };
-        let version = store.root.join("version");
-        match fs::read_to_string(&version) {
-            Ok(text) if text == VERSION => {}
-            Ok(found) => return Err(StoreError::Version { root: store.root.clone(), found }),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                let strangers = fs::read_dir(&store.root)
-                    .map_err(failed("read", &store.root))?
-                    .filter_map(Result::ok)
-                    .any(|entry| entry.file_name() != "lock");
-                if strangers {
-                    return Err(StoreError::Version {
-                        root: store.root.clone(),
-                        found: String::new(),
-                    });
-                }
-                for folder in ["blobs", "trees", "roots", "locks", "tmp", "records"] {
-                    store.make_folder(&store.root.join(folder))?;
-                }
-                store.write_atomically(&version, VERSION.as_bytes())?;
-            }
-            Err(error) => return Err(failed("read", &version)(error)),
+        if !version.exists() {
+            // One forge makes the store, the others wait for it.
+            store.lock.lock().map_err(failed("lock", &lock_path))?;
+            store.lay_out(&version)?;
+            store.lock.unlock().map_err(failed("unlock", &lock_path))?;
+        }
+        store.lock.lock_shared().map_err(failed("lock", &lock_path))?;
+        let found = fs::read_to_string(&version).map_err(failed("read", &version))?;
+        if found != VERSION {
+            return Err(StoreError::Version { root: store.root.clone(), found });
         }
         for table in Table::ALL {
             store.make_folder(&store.root.join("records").join(table.folder()))?;
         }
         store.sweep_scratch()?;
         Ok(store)
+    }
+
+    /// Makes the folders of a new store, or those that a killed forge did not get
+    /// to, and last the version file.
+    fn lay_out(&self, version: &Path) -> Result<(), StoreError> {
+        const FOLDERS: [&str; 7] = ["blobs", "trees", "roots", "locks", "tmp", "records", "logs"];
+        if version.exists() {
+            return Ok(());
+        }
+        for entry in fs::read_dir(&self.root).map_err(failed("read", &self.root))? {
+            let name = entry.map_err(failed("read", &self.root))?.file_name();
+            if name != "lock" && !FOLDERS.iter().any(|folder| name == *folder) {
+                return Err(StoreError::Version { root: self.root.clone(), found: String::new() });
+            }
+        }
+        for folder in FOLDERS {
+            self.make_folder(&self.root.join(folder))?;
+        }
+        self.write_atomically(version, VERSION.as_bytes())
     }
 
     /// The store's folder.
@@ -228,13 +238,16 @@ impl Store {
         }
     }
 
-    /// Opens a blob for reading; the caller checks the bytes as they pass.
+    /// Opens a blob for reading. Its bytes are hashed as they pass, and the last
+    /// read fails when they are not those that the name says: damage is never
+    /// passed on as if it were whole.
     ///
     /// # Errors
     /// The blob is absent.
-    pub fn open_blob(&self, digest: &Digest) -> Result<File, StoreError> {
+    pub fn open_blob(&self, digest: &Digest) -> Result<Checked, StoreError> {
         let path = self.blob_path(digest);
-        File::open(&path).map_err(failed("read", &path))
+        let file = File::open(&path).map_err(failed("read", &path))?;
+        Ok(Checked { hasher: Some(Hasher::new(io::sink())), file, expected: *digest })
     }
 
     /// Stores bytes from memory and names them.
@@ -302,6 +315,9 @@ impl Store {
         scratch::normalise(folder)?;
         let tree = Tree::scan(folder)?;
         let digest = tree.digest();
+        // From the check to the list, so that nobody moves away what another has
+        // just put there.
+        let _held = self.lock_key(&Fields::new("forge-keep").digest(&digest).finish(), || {})?;
         if !self.has_tree(&digest) {
             // One sync for all files instead of one each: thousands of fsyncs
             // cost minutes on a spinning disk.
@@ -442,6 +458,36 @@ fn sync_parent(path: &Path) -> Result<(), StoreError> {
     File::open(folder).and_then(|folder| folder.sync_all()).map_err(failed("sync", folder))
 }
 
+/// A blob that is read from start to end and checked.
+pub struct Checked {
+    file: File,
+    hasher: Option<Hasher<io::Sink>>,
+    expected: Digest,
+}
+
+impl Read for Checked {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let length = self.file.read(buffer)?;
+        if let Some(hasher) = &mut self.hasher {
+            hasher.write_all(&buffer[..length])?;
+        }
+        if length == 0
+            && !buffer.is_empty()
+            && let Some(hasher) = self.hasher.take()
+        {
+            let (found, ..) = hasher.finish();
+            if found != self.expected {
+                let problem = format!(
+                    "blob {} in the store is damaged: its bytes hash to {found}",
+                    self.expected
+                );
+                return Err(io::Error::new(io::ErrorKind::InvalidData, problem));
+            }
+        }
+        Ok(length)
+    }
+}
+
 /// Held while a key is being built; freed on drop and at process death.
 #[derive(Debug)]
 pub struct KeyLock {
@@ -494,21 +540,10 @@ impl Write for NewBlob<'_> {
     }
 }
 
-/// Reads a file of the store and fails when its bytes do not have `expected`.
-///
-/// # Errors
-/// The disk refused, or the bytes are others.
-pub fn check_reader(reader: impl Read, expected: &Digest, what: &str) -> Result<u64, StoreError> {
-    let (found, length) = Digest::of_reader(reader).map_err(failed("read", Path::new(what)))?;
-    if found == *expected {
-        Ok(length)
-    } else {
-        Err(StoreError::Mismatch { what: what.to_owned(), expected: *expected, found })
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
 
     fn store() -> (tempfile::TempDir, Store) {
@@ -596,6 +631,17 @@ mod tests {
     }
 
     #[test]
+    fn many_may_make_the_store_at_once() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let root = folder.path().join("store");
+        std::thread::scope(|scope| {
+            for _ in 0..16 {
+                scope.spawn(|| Store::open(&root).expect("opens"));
+            }
+        });
+    }
+
+    #[test]
     fn scratch_of_the_dead_is_swept_and_of_the_living_kept() {
         let (folder, store) = store();
         let alive = store.scratch("alive").expect("scratch");
@@ -613,8 +659,15 @@ mod tests {
         let (_folder, store) = store();
         let kept = store.write_blob(b"kept").expect("written");
         let gone = store.write_blob(b"gone").expect("written");
-        let swept =
-            store.gc(|digest| Ok(*digest == kept), |_| Ok(true), |_, _| Ok(true)).expect("sweeps");
+        let swept = store
+            .gc(|| {
+                Ok(Keep {
+                    blobs: BTreeSet::from([kept]),
+                    trees: BTreeSet::new(),
+                    records: Box::new(|_, _| Ok(true)),
+                })
+            })
+            .expect("sweeps");
         assert_eq!(swept.files, 1);
         assert!(store.blob_size(&kept).expect("size").is_some());
         assert!(store.blob_size(&gone).expect("size").is_none());

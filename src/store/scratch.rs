@@ -121,19 +121,19 @@ pub(super) fn normalise(folder: &Path) -> Result<(), StoreError> {
     let mut pending = vec![folder.to_owned()];
     let mut directories = Vec::new();
     while let Some(path) = pending.pop() {
-        let entries = match fs::read_dir(&path) {
-            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
-                fs::set_permissions(&path, fs::Permissions::from_mode(0o755))
-                    .map_err(failed("open", &path))?;
-                fs::read_dir(&path)
-            }
-            other => other,
-        };
-        for entry in entries.map_err(failed("read", &path))? {
+        for entry in fs::read_dir(&path).map_err(failed("read", &path))? {
             let entry = entry.map_err(failed("read", &path))?;
             let child = entry.path();
             let metadata = entry.metadata().map_err(failed("read", &child))?;
             if metadata.is_dir() {
+                // Root can read a folder that its owner cannot; the content must
+                // not depend on who builds.
+                if metadata.mode() & 0o700 != 0o700 {
+                    let mode = metadata.mode() & 0o1777 | 0o700;
+                    fs::set_permissions(&child, fs::Permissions::from_mode(mode))
+                        .map_err(failed("chmod", &child))?;
+                }
+                strip_attributes(&child)?;
                 pending.push(child);
             } else {
                 let unreadable = metadata.is_file() && metadata.mode() & 0o400 == 0;
@@ -141,6 +141,9 @@ pub(super) fn normalise(folder: &Path) -> Result<(), StoreError> {
                     let mode = metadata.mode() & 0o777 | if unreadable { 0o400 } else { 0 };
                     fs::set_permissions(&child, fs::Permissions::from_mode(mode))
                         .map_err(failed("chmod", &child))?;
+                }
+                if metadata.is_file() {
+                    strip_attributes(&child)?;
                 }
                 stamp(&child)?;
             }
@@ -151,6 +154,26 @@ pub(super) fn normalise(folder: &Path) -> Result<(), StoreError> {
     // chmod above may have come later than the parent's stamp.
     for path in directories.iter().rev() {
         stamp(path)?;
+    }
+    Ok(())
+}
+
+/// Extended attributes are not part of a tree, so no step may see any; those of
+/// overlayfs itself stay.
+fn strip_attributes(path: &Path) -> Result<(), StoreError> {
+    let mut names = [0_u8; 4096];
+    let length = match rustix::fs::llistxattr(path, &mut names) {
+        Ok(length) => length,
+        Err(rustix::io::Errno::NOTSUP) => return Ok(()),
+        Err(error) => return Err(failed("read the attributes of", path)(error.into())),
+    };
+    for name in names[..length].split(|byte| *byte == 0).filter(|name| !name.is_empty()) {
+        // Only `user` attributes are for anybody to set; the others are the
+        // kernel's and differ by machine, not by step.
+        if name.starts_with(b"user.") && !name.starts_with(b"user.overlay.") {
+            rustix::fs::lremovexattr(path, name)
+                .map_err(|error| failed("clean", path)(error.into()))?;
+        }
     }
     Ok(())
 }

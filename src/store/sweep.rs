@@ -1,11 +1,25 @@
 //! What keeps a store healthy: removing what nothing needs, finding damage.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use super::{Store, StoreError, Table, check_reader, failed, scratch};
+use super::{Store, StoreError, Table, failed, scratch};
 use crate::digest::Digest;
 use crate::tree::Tree;
+
+/// Whether a record is to be kept.
+pub type KeepRecord<'k> = dyn Fn(Table, &Digest) -> Result<bool, StoreError> + 'k;
+
+/// What a gc must leave.
+pub struct Keep<'k> {
+    /// Blobs.
+    pub blobs: BTreeSet<Digest>,
+    /// Trees.
+    pub trees: BTreeSet<Digest>,
+    /// Records.
+    pub records: Box<KeepRecord<'k>>,
+}
 
 /// What a gc removed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -46,44 +60,38 @@ impl Store {
         Ok(roots)
     }
 
-    /// Removes every blob, tree and record that the three questions say no to.
-    /// The caller knows what is reachable; the store only knows how to remove.
+    /// Removes every blob, tree and record that is not to be kept. The caller
+    /// knows what is reachable, and is asked when nobody else has the store open;
+    /// the store only knows how to remove.
     ///
     /// # Errors
     /// [`StoreError::Busy`] while another forge has the store open.
-    pub fn gc(
+    pub fn gc<'k>(
         &self,
-        keep_blob: impl Fn(&Digest) -> Result<bool, StoreError>,
-        keep_tree: impl Fn(&Digest) -> Result<bool, StoreError>,
-        keep_record: impl Fn(Table, &Digest) -> Result<bool, StoreError>,
+        keep: impl FnOnce() -> Result<Keep<'k>, StoreError>,
     ) -> Result<Swept, StoreError> {
         // Upgrading the shared lock: fails while anybody else holds it.
         if self.lock.try_lock().is_err() {
             return Err(StoreError::Busy { root: self.root().to_owned() });
         }
-        let result = self.remove_unneeded(keep_blob, keep_tree, keep_record);
+        let result = keep().and_then(|keep| self.remove_unneeded(&keep));
         self.lock.lock_shared().map_err(failed("lock", self.root()))?;
         result
     }
 
-    fn remove_unneeded(
-        &self,
-        keep_blob: impl Fn(&Digest) -> Result<bool, StoreError>,
-        keep_tree: impl Fn(&Digest) -> Result<bool, StoreError>,
-        keep_record: impl Fn(Table, &Digest) -> Result<bool, StoreError>,
-    ) -> Result<Swept, StoreError> {
+    fn remove_unneeded(&self, keep: &Keep<'_>) -> Result<Swept, StoreError> {
         let mut swept = Swept::default();
         // Records first: a record never outlives what it names.
         for table in Table::ALL {
             for (path, key) in self.named(&self.root().join("records").join(table.folder()), "")? {
-                if !keep_record(table, &key)? {
+                if !(keep.records)(table, &key)? {
                     fs::remove_file(&path).map_err(failed("remove", &path))?;
                     swept.files += 1;
                 }
             }
         }
         for (path, digest) in self.named(&self.root().join("trees"), ".tree")? {
-            if !keep_tree(&digest)? {
+            if !keep.trees.contains(&digest) {
                 swept.bytes += self.read_tree(&digest).map_or(0, |tree| tree.size());
                 swept.files += 1;
                 // The list first: without it the tree counts as absent.
@@ -96,7 +104,7 @@ impl Store {
             }
         }
         for (path, digest) in self.named(&self.root().join("blobs"), "")? {
-            if !keep_blob(&digest)? {
+            if !keep.blobs.contains(&digest) {
                 swept.bytes += fs::metadata(&path).map_or(0, |metadata| metadata.len());
                 swept.files += 1;
                 fs::remove_file(&path).map_err(failed("remove", &path))?;
@@ -115,10 +123,8 @@ impl Store {
     pub fn verify(&self) -> Result<Vec<Damage>, StoreError> {
         let mut damage = Vec::new();
         for (path, digest) in self.named(&self.root().join("blobs"), "")? {
-            let checked = self
-                .open_blob(&digest)
-                .and_then(|file| check_reader(file, &digest, &path.display().to_string()));
-            if let Err(error) = checked {
+            let mut blob = self.open_blob(&digest)?;
+            if let Err(error) = std::io::copy(&mut blob, &mut std::io::sink()) {
                 damage.push(Damage { path, problem: error.to_string() });
             }
         }

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 /// Which rooms a room may use. A new arrow is a decision: draw it in
 /// `docs/architecture.md` first.
 const ARROWS: &[(&str, &[&str])] = &[
-    ("buildpack", &["facts", "plan", "tree"]),
+    ("buildpack", &["digest", "facts", "plan", "tree"]),
     (
         "cli",
         &[

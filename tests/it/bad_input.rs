@@ -57,7 +57,7 @@ fn nothing_to_build() {
         3,
         &["a/b", "forge build"],
     );
-    let output = forge.run(&["build", "/nonexistent"]);
+    let output = forge.run(&["build", "/there/is/no/such/folder"]);
     assert_eq!(output.status.code(), Some(2));
     let output = forge.run(&["build", "--nonsense"]);
     assert_eq!(output.status.code(), Some(2));

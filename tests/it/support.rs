@@ -172,7 +172,11 @@ impl Forge {
         words.extend(["--store".to_owned(), self.store.display().to_string()]);
         words.extend(arguments.iter().map(|&word| word.to_owned()));
         let mut command = Command::new(&words[0]);
-        command.args(&words[1..]).env_clear().envs(&self.variables).env("HOME", "/nonexistent");
+        command
+            .args(&words[1..])
+            .env_clear()
+            .envs(&self.variables)
+            .env("HOME", bench().join("home"));
         command.current_dir(bench()).stdin(Stdio::null());
         command
     }
