@@ -10,10 +10,12 @@ import os
 import re
 
 from pip._internal.commands import create_command
+from pip._internal.models.index import PyPI
 from pip._internal.models.target_python import TargetPython
 from pip._internal.utils.hashes import Hashes
 from pip._vendor.packaging.requirements import Requirement
 from pip._vendor.packaging.specifiers import SpecifierSet
+from pip._vendor.packaging.utils import canonicalize_name
 
 LOCK = "/opt/forge/lock"
 OPTION = re.compile(
@@ -69,11 +71,22 @@ class Index:
     def __init__(self, options=()):
         command = create_command("download")
         arguments = [word for line in options for word in re.match(r"(--?[\w-]+)[ =]*(.*)", line).groups() if word]
+        # Whoever has told only uv where the index is means it for pip as well.
+        uv_index = os.environ.get("UV_DEFAULT_INDEX") or os.environ.get("UV_INDEX_URL")
+        if uv_index and command.parse_args(["none"])[0].index_url == PyPI.simple_url:
+            arguments = ["--index-url", uv_index, *arguments]
         self.options, _ = command.parse_args([*arguments, "--no-deps", "none"])
         self.session = command._build_session(self.options, retries=5, timeout=60)
         self.finder = command._build_package_finder(
             options=self.options, session=self.session, target_python=TargetPython()
         )
+
+    def tell_uv(self):
+        """And the other way round: uv does not read pip's settings."""
+        if self.options.index_url and self.options.index_url != PyPI.simple_url:
+            os.environ.setdefault("UV_DEFAULT_INDEX", self.options.index_url)
+        if self.options.extra_index_urls:
+            os.environ.setdefault("UV_INDEX", " ".join(self.options.extra_index_urls))
 
     def best(self, name, version, hashes):
         """The link of the best file for this Python: a wheel that fits, else the source."""
@@ -84,6 +97,7 @@ class Index:
             result = self.finder.find_best_candidate(name, SpecifierSet(f"=={version}"), allowed)
             candidate = result.best_candidate
         if candidate is None:
+            self.reach(name)
             raise SystemExit(f"the index has no file of {name} {version} that fits this Python")
         known = candidate.link.hash if candidate.link.hash_name == "sha256" else None
         if hashes and known is not None and known not in hashes:
@@ -91,6 +105,14 @@ class Index:
                 f"{candidate.link.filename} has sha256 {known}, which is not among the hashes that the lock file allows"
             )
         return candidate.link
+
+    def reach(self, name):
+        """Ends with the reason when the index does not answer, which pip's finder keeps to itself."""
+        for url in self.finder.index_urls:
+            try:
+                self.session.get(f"{url.rstrip('/')}/{canonicalize_name(name)}/")
+            except Exception as error:
+                raise SystemExit(f"could not reach the package index: {error}") from None
 
     def download(self, link, expected, target):
         """Writes the file to `target`; its sha256 must be among `expected`, if any. Returns its sha256."""

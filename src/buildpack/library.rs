@@ -8,6 +8,7 @@ use super::{Buildpack, BuildpackError};
 const BUILT_IN: &[(&str, &str)] = &[
     ("django.toml", include_str!("../../buildpacks/django.toml")),
     ("django/collectstatic.py", include_str!("../../buildpacks/django/collectstatic.py")),
+    ("django/messages.sh", include_str!("../../buildpacks/django/messages.sh")),
     ("fastapi.toml", include_str!("../../buildpacks/fastapi.toml")),
     ("flask.toml", include_str!("../../buildpacks/flask.toml")),
     ("python.toml", include_str!("../../buildpacks/python.toml")),

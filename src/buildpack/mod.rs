@@ -45,6 +45,13 @@ pub struct Buildpack {
     /// What it cannot build.
     #[serde(default)]
     pub refuse: Vec<Refuse>,
+    /// Facts that follow from others; of several with one name the first that
+    /// holds counts, those of a framework before those of its language.
+    #[serde(default, rename = "fact")]
+    pub facts: Vec<DerivedFact>,
+    /// What the user should know, though it stops nothing.
+    #[serde(default, rename = "notice")]
+    pub notices: Vec<NoticeTemplate>,
     /// Operating system releases, the first that fits wins.
     #[serde(default)]
     pub base: Vec<Base>,
@@ -79,6 +86,31 @@ pub struct Refuse {
     pub advice: String,
     /// The fact whose origin is shown as the place.
     pub fact: String,
+}
+
+/// A fact that follows from others.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DerivedFact {
+    /// When it holds.
+    #[serde(default)]
+    pub when: Vec<String>,
+    /// Its name.
+    pub name: String,
+    /// Its value.
+    pub value: String,
+}
+
+/// Something that the user should know.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NoticeTemplate {
+    /// When it applies.
+    pub when: Vec<String>,
+    /// What is so.
+    pub message: String,
+    /// What to do about it.
+    pub advice: String,
 }
 
 /// An operating system release under the app.

@@ -72,6 +72,8 @@ pub struct Planned {
     pub about: String,
     /// The facts that made it match: name, value, origin.
     pub evidence: Vec<(String, String, String)>,
+    /// What the user should know: message and advice.
+    pub notices: Vec<(String, String)>,
     /// The facts, with those that the choice of a base added.
     pub facts: Facts,
 }
@@ -87,6 +89,7 @@ pub fn plan(library: &Library, facts: &Facts, wishes: &Wishes) -> Result<Planned
     let mut facts = facts.clone();
     refuse(&chain, &facts)?;
     let release = choose_release(&chain, &mut facts, wishes)?;
+    derive(&chain, &mut facts)?;
     let maker =
         Maker { library, facts: &facts, wishes, release: &release, hints: hints(&chain, &facts) };
     let mut steps = maker.package_steps(&chain);
@@ -130,6 +133,7 @@ pub fn plan(library: &Library, facts: &Facts, wishes: &Wishes) -> Result<Planned
         buildpack: primary.name.clone(),
         about: primary.about.clone(),
         evidence,
+        notices: notices(&chain, &facts),
         facts,
     })
 }
@@ -230,13 +234,35 @@ fn choose_release(
     })
 }
 
+/// Adds the facts that follow from others.
+fn derive(chain: &[&Buildpack], facts: &mut Facts) -> Result<(), BuildpackError> {
+    for buildpack in chain.iter().rev() {
+        for derived in &buildpack.facts {
+            if !facts.contains(&derived.name) && holds(&derived.when, facts) {
+                let value = required(&buildpack.name, &derived.value, facts)?;
+                facts.insert(&derived.name, value, format!("buildpack {}", buildpack.name));
+            }
+        }
+    }
+    Ok(())
+}
+
+fn notices(chain: &[&Buildpack], facts: &Facts) -> Vec<(String, String)> {
+    chain
+        .iter()
+        .flat_map(|buildpack| &buildpack.notices)
+        .filter(|notice| holds(&notice.when, facts))
+        .map(|notice| (text(&notice.message, facts), text(&notice.advice, facts)))
+        .collect()
+}
+
 fn hints(chain: &[&Buildpack], facts: &Facts) -> Vec<Hint> {
     // The framework's own knowledge comes before the language's.
     chain
         .iter()
         .rev()
         .flat_map(|buildpack| &buildpack.hints)
-        .map(|hint| Hint { pattern: hint.pattern.clone(), advice: text(&hint.advice, facts) })
+        .map(|hint| Hint { pattern: text(&hint.pattern, facts), advice: text(&hint.advice, facts) })
         .collect()
 }
 

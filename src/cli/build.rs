@@ -165,7 +165,11 @@ impl App {
     }
 
     pub(super) fn facts(&self, snapshot: &Snapshot) -> Result<Facts, Failure> {
-        Ok(facts::collect(&SnapshotFiles(snapshot))?)
+        let mut facts = facts::collect(&SnapshotFiles(snapshot))?;
+        if !self.settings.python.extras.is_empty() {
+            facts.insert("python.extras", self.settings.python.extras.join(" "), "forge.toml");
+        }
+        Ok(facts)
     }
 
     pub(super) fn plan(
@@ -201,6 +205,9 @@ impl App {
                     Some("if it holds secrets, exclude it: `[source] exclude` in forge.toml".to_owned()),
                 );
             }
+        }
+        for (message, advice) in &planned.notices {
+            events.notice(message.clone(), Some(advice.clone()));
         }
         if facts.contains("dockerfile") {
             events.notice("the Dockerfile is not used: forge plans from the app itself", None);

@@ -30,6 +30,7 @@ pub(super) struct AppSettings {
     /// Environment of the image.
     pub(super) environment: BTreeMap<String, String>,
     pub(super) build: BuildSettings,
+    pub(super) python: PythonSettings,
     /// Process types.
     pub(super) processes: BTreeMap<String, String>,
     /// Labels of the image.
@@ -62,6 +63,13 @@ pub(super) struct PackageSettings {
 pub(super) struct BuildSettings {
     /// Environment of the steps that run the app's code.
     pub(super) environment: BTreeMap<String, String>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct PythonSettings {
+    /// Extras of the app's own project that are installed.
+    pub(super) extras: Vec<String>,
 }
 
 /// The user's settings.

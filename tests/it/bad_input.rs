@@ -173,6 +173,29 @@ fn collectstatic_without_static_root() {
 }
 
 #[test]
+fn what_settings_write_when_they_are_loaded_is_not_kept() {
+    let forge = Forge::new(&warm().0);
+    let settings = format!(
+        "{SETTINGS}STATIC_ROOT = '/workspace/collected'\nimport os, pathlib\n\
+         pathlib.Path('/workspace/site_/.secret').write_text(os.urandom(8).hex())\n"
+    );
+    let app = django("django==5.2.8\n", &settings, &[("site_/static/a.css", "a{}")]);
+    let output = forge.run(&["build", &app.display().to_string()]);
+    assert!(
+        text(&output.stderr).contains("`/workspace/site_/.secret`; that is not kept"),
+        "{}",
+        text(&output.stderr)
+    );
+    let list =
+        forge.run(&["run", &app.display().to_string(), "--", "find", "/workspace", "-type", "f"]);
+    let list = text(&list.stdout);
+    assert!(list.contains("/workspace/collected/a.css") && !list.contains(".secret"), "{list}");
+    // Run twice, with the random key each time: the same bytes.
+    let check = forge.run(&["build", &app.display().to_string(), "--check"]);
+    assert!(check.status.success(), "{}", text(&check.stderr));
+}
+
+#[test]
 fn no_network() {
     if !have(&["unshare", "setpriv"]) || !need_root() {
         return;

@@ -53,7 +53,7 @@ fn an_edit_runs_what_reads_it_by_declaration() {
 fn with_step(name: &str, step: &str) -> std::path::PathBuf {
     let buildpack = format!(
         "name = \"own\"\nabout = \"own\"\npriority = 99\nmatch = [\"procfile.web\"]\nlooks_for = \"\"\n\
-         [[base]]\nrelease = \"trixie\"\n[[packages]]\nbase = [\"ca-certificates\", \"tzdata\", \"python3\"]\n{step}"
+         [[base]]\nrelease = \"trixie\"\n[[packages]]\nbase = [\"ca-certificates\", \"libstdc++6\", \"python3\", \"tzdata\"]\n{step}"
     );
     let app = app(name, &[("Procfile", "web: true\n"), (".forge/buildpacks/own.toml", &buildpack)]);
     // `build` is asked for with other names than the example's.

@@ -7,7 +7,7 @@ use crate::support::{Forge, app, folder, have, is_root, need_root, text, warm, w
 /// Builds an app whose one step runs `script`; the whole output comes back.
 fn step(forge: &Forge, script: &str, files: &[(&str, &str)]) -> (bool, String) {
     let buildpack = "name = \"own\"\nabout = \"own\"\npriority = 99\nmatch = [\"procfile.web\"]\nlooks_for = \"\"\n\
-         [[base]]\nrelease = \"trixie\"\n[[packages]]\nbase = [\"ca-certificates\", \"tzdata\", \"python3\"]\n\
+         [[base]]\nrelease = \"trixie\"\n[[packages]]\nbase = [\"ca-certificates\", \"libstdc++6\", \"python3\", \"tzdata\"]\n\
          [[step]]\nname = \"probe\"\nabout = \"\"\nroot = [\"base\"]\nsource = [\"given.txt\"]\noutputs = [\"out\"]\n\
          command = [\"python3\", \"/forge/probe.py\"]\nfiles = [\"probe.py\"]\n";
     let mut all = vec![
@@ -116,6 +116,57 @@ fn no_terminal_tricks_and_no_new_privileges() {
          assert libc.mount(b'none', b'/tmp', b'tmpfs', 0, None) == -1 and ctypes.get_errno() == 1\n\
          assert libc.syscall(250, 0, -3, 0) == -1 and ctypes.get_errno() == 1",
     );
+}
+
+#[test]
+fn the_machine_is_out_of_reach() {
+    holds(
+        "libc = ctypes.CDLL(None, use_errno=True)\n\
+         assert libc.chroot(b'/tmp') == -1 and ctypes.get_errno() == 1\n\
+         assert libc.ptrace(16, 1, 0, 0) == -1 and ctypes.get_errno() == 1\n\
+         assert libc.syscall(435, 0, 0) == -1 and ctypes.get_errno() == 38\n\
+         assert libc.syscall(425, 1, 0) == -1 and ctypes.get_errno() == 1\n\
+         for path in ('/proc/sys/kernel/core_pattern', '/proc/sys/vm/drop_caches', '/proc/sysrq-trigger'):\n\
+         \x20   try:\n\
+         \x20       open(path, 'r+')\n\
+         \x20       sys.exit('opened ' + path)\n\
+         \x20   except OSError:\n\
+         \x20       pass\n\
+         for path in ('/proc/1/exe', '/proc/1/fd', '/proc/1/environ'):\n\
+         \x20   try:\n\
+         \x20       os.stat(path + '/.') if path.endswith('fd') else open(path)\n\
+         \x20       sys.exit('reached ' + path) if not path.endswith('fd') or os.listdir(path) else None\n\
+         \x20   except OSError:\n\
+         \x20       pass\n\
+         if os.path.exists('/proc/self/status'):\n\
+         \x20   for line in open('/proc/self/status'):\n\
+         \x20       if line.startswith('CapEff'):\n\
+         \x20           assert int(line.split()[1], 16) & ~0xdf == 0, line",
+    );
+}
+
+#[test]
+fn an_output_behind_a_link_is_not_followed() {
+    let secret = folder("outside");
+    std::fs::write(secret.join("secret"), "of the host").unwrap();
+    let buildpack = format!(
+        "name = \"own\"\nabout = \"own\"\npriority = 99\nmatch = [\"procfile.web\"]\nlooks_for = \"\"\n\
+         [[base]]\nrelease = \"trixie\"\n[[packages]]\nbase = [\"ca-certificates\", \"libstdc++6\", \"python3\", \"tzdata\"]\n\
+         [[step]]\nname = \"probe\"\nabout = \"\"\nroot = [\"base\"]\noutputs = [\"x/secret\"]\n\
+         command = [\"ln\", \"-s\", \"{}\", \"/x\"]\n",
+        secret.display()
+    );
+    let app =
+        app("probe", &[("Procfile", "web: true\n"), (".forge/buildpacks/own.toml", &buildpack)]);
+    warm_lock(&app);
+    let output = Forge::new(&warm().0).run(&["build", &app.display().to_string()]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(
+        text(&output.stderr).contains("did not make its output `/x/secret`"),
+        "{}",
+        text(&output.stderr)
+    );
+    assert!(secret.join("secret").exists());
 }
 
 #[test]
