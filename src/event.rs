@@ -154,6 +154,8 @@ pub enum Event {
 pub struct Summary {
     /// Digest of the manifest.
     pub digest: Digest,
+    /// The app's folder, as it was named.
+    pub app: String,
     /// Steps that ran.
     pub ran: usize,
     /// Steps whose results were reused.

@@ -362,25 +362,19 @@ impl Maker<'_> {
     }
 
     fn packages(&self, name: &str, about: &str, names: BTreeSet<String>, bottom: bool) -> Step {
+        let action = Action::Packages {
+            release: self.release.to_owned(),
+            names: names.into_iter().collect(),
+            packages: Vec::new(),
+            setup: Digest::of(b""),
+            bottom,
+        };
         Step {
-            name: name.to_owned(),
-            about: about.to_owned(),
-            action: Action::Packages {
-                release: self.release.to_owned(),
-                names: names.into_iter().collect(),
-                packages: Vec::new(),
-                setup: Digest::of(b""),
-                bottom,
-            },
             root: if bottom { Vec::new() } else { vec!["base".to_owned()] },
-            outputs: vec![Output { path: String::new(), optional: false }],
             drop: DROPPED_FROM_PACKAGES.iter().map(|&glob| glob.to_owned()).collect(),
-            network: false,
-            pinned: false,
-            cache: None,
             environment: base_environment(),
-            directory: "/".to_owned(),
             hints: self.hints.clone(),
+            ..Step::new(name, about, action)
         }
     }
 
@@ -533,20 +527,7 @@ fn base_environment() -> BTreeMap<String, String> {
 }
 
 fn source_step(name: &str, about: &str, rules: &[String]) -> Step {
-    Step {
-        name: name.to_owned(),
-        about: about.to_owned(),
-        action: Action::Source { selection: Selection { rules: rules.to_vec() } },
-        root: Vec::new(),
-        outputs: vec![Output { path: APP_FOLDER.to_owned(), optional: false }],
-        drop: Vec::new(),
-        network: false,
-        pinned: false,
-        cache: None,
-        environment: BTreeMap::new(),
-        directory: "/".to_owned(),
-        hints: Vec::new(),
-    }
+    Step::new(name, about, Action::Source { selection: Selection { rules: rules.to_vec() } })
 }
 
 /// The launcher, a link for each process type, and the process table.
@@ -560,20 +541,7 @@ fn launcher_step(processes: &BTreeMap<String, Process>, launcher: &[u8]) -> Step
     for kind in processes.keys() {
         files.insert(format!("cnb/process/{kind}"), link("/cnb/lifecycle/launcher"));
     }
-    Step {
-        name: "launcher".to_owned(),
-        about: "launcher and process types".to_owned(),
-        action: Action::Files { files },
-        root: Vec::new(),
-        outputs: vec![Output { path: String::new(), optional: false }],
-        drop: Vec::new(),
-        network: false,
-        pinned: false,
-        cache: None,
-        environment: BTreeMap::new(),
-        directory: "/".to_owned(),
-        hints: Vec::new(),
-    }
+    Step::new("launcher", "launcher and process types", Action::Files { files })
 }
 
 /// The process table in the form of the buildpacks specification

@@ -121,7 +121,7 @@ pub(super) fn build(common: &Common, arguments: &BuildArguments) -> Result<ExitC
         if arguments.push {
             app.push(&image, &tags, &events)?;
         }
-        events.send(Event::Finished(summary(&planned, &built, &image, started)));
+        events.send(Event::Finished(summary(&app.folder, &planned, &built, &image, started)));
         Ok(image)
     })
     .and_then(|image| {
@@ -679,9 +679,16 @@ fn image_settings(planned: &Planned, created: &str) -> Settings {
     }
 }
 
-fn summary(planned: &Planned, built: &Built, image: &Image, started: Instant) -> Summary {
+fn summary(
+    app: &Path,
+    planned: &Planned,
+    built: &Built,
+    image: &Image,
+    started: Instant,
+) -> Summary {
     Summary {
         digest: image.digest,
+        app: app.display().to_string(),
         ran: built.ran,
         reused: built.reused,
         layers: image

@@ -113,8 +113,7 @@ impl Live {
     }
 
     fn say(&self, line: &str) {
-        // Nothing to draw on is no reason to stop.
-        let _not_drawn = self.lines.println(line);
+        self.lines.suspend(|| eprintln!("{line}"));
     }
 
     fn bar(&mut self, name: &str) -> &ProgressBar {
@@ -242,19 +241,18 @@ fn finished(summary: &Summary) -> Vec<String> {
             bytes(*unpacked)
         ));
     }
-    found.push(format!("  image {:<18} {:>10} {:>10} unpacked", "", bytes(total), bytes(unpacked)));
+    found.push(format!("  total {:<18} {:>10} {:>10} unpacked", "", bytes(total), bytes(unpacked)));
     let work = match summary.ran {
         0 => "nothing had to run".to_owned(),
         1 => format!("1 step ran, {} reused", summary.reused),
         ran => format!("{ran} steps ran, {} reused", summary.reused),
     };
     found.push(format!("done in {}: {work}", seconds(summary.milliseconds)));
-    if !summary.processes.is_empty() {
-        found.push(format!(
-            "processes: {}; run one here with `forge run APP -- {}`",
-            summary.processes.join(", "),
-            summary.processes.iter().find(|kind| *kind == "web").unwrap_or(&summary.processes[0])
-        ));
+    found.push(format!("image {}", summary.digest));
+    let first = summary.processes.iter().find(|kind| *kind == "web").or(summary.processes.first());
+    if let Some(first) = first {
+        found.push(format!("processes: {}", summary.processes.join(", ")));
+        found.push(format!("run one here: forge run {} -- {first}", summary.app));
     }
     found
 }

@@ -221,6 +221,28 @@ pub enum PlanError {
     Cycle(String),
 }
 
+impl Step {
+    /// A step that does `action`, with nothing below it, no environment, no
+    /// network, and all that it writes as its output.
+    #[must_use]
+    pub fn new(name: &str, about: &str, action: Action) -> Step {
+        Step {
+            name: name.to_owned(),
+            about: about.to_owned(),
+            action,
+            root: Vec::new(),
+            outputs: vec![Output { path: String::new(), optional: false }],
+            drop: Vec::new(),
+            network: false,
+            pinned: false,
+            cache: None,
+            environment: BTreeMap::new(),
+            directory: "/".to_owned(),
+            hints: Vec::new(),
+        }
+    }
+}
+
 impl Plan {
     /// Checks that the steps form an acyclic graph and sorts them.
     ///
@@ -280,19 +302,11 @@ pub(crate) mod tests {
     use super::*;
 
     pub(crate) fn step(name: &str, root: &[&str]) -> Step {
+        let action = Action::Command { command: vec!["true".to_owned()], files: BTreeMap::new() };
         Step {
-            name: name.to_owned(),
-            about: String::new(),
-            action: Action::Command { command: vec!["true".to_owned()], files: BTreeMap::new() },
             root: root.iter().map(|&name| name.to_owned()).collect(),
             outputs: vec![Output { path: "out".to_owned(), optional: false }],
-            drop: Vec::new(),
-            network: false,
-            pinned: false,
-            cache: None,
-            environment: BTreeMap::new(),
-            directory: "/".to_owned(),
-            hints: Vec::new(),
+            ..Step::new(name, "", action)
         }
     }
 
