@@ -87,6 +87,7 @@ impl Engine<'_> {
             mode,
             layers: inputs.iter().map(|tree| self.store.tree_path(tree)).collect(),
             scratch: scratch.path().to_owned(),
+            outputs: step.outputs.iter().map(|output| output.path.clone()).collect(),
             binds,
             network: if step.network { Network::Host } else { Network::Offline },
             command: command.to_vec(),

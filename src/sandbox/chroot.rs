@@ -221,7 +221,12 @@ pub(super) fn collect_changes(spec: &Spec, before: &Before) -> Result<(), Sandbo
             fs::hard_link(&from, &to).map_err(failed("link", &to))?;
         }
     }
-    for path in before.keys().filter(|path| !after.contains_key(*path)) {
+    let asked_for = |path: &Path| {
+        spec.outputs.iter().any(|output| {
+            output.is_empty() || path.starts_with(output) || Path::new(output).starts_with(path)
+        })
+    };
+    for path in before.keys().filter(|path| !after.contains_key(*path) && asked_for(path)) {
         let parent_is_gone = path.parent().is_some_and(|parent| {
             !parent.as_os_str().is_empty()
                 && after.get(parent).is_none_or(|noted| noted.mode & 0o170_000 != 0o040_000)

@@ -79,6 +79,9 @@ pub struct Spec {
     /// A scratch folder of the caller's, on the store's file system. What the
     /// command writes is found in `upper/` of it afterwards.
     pub scratch: PathBuf,
+    /// The paths, without leading slash, whose changes will be asked for; an empty
+    /// one stands for all. Elsewhere a removed file need not be noted.
+    pub outputs: Vec<String>,
     /// Additional files.
     pub binds: Vec<Bind>,
     /// Network policy.
@@ -359,6 +362,7 @@ fn probe_mode(mode: Mode, scratch: &std::path::Path) -> Result<(), SandboxError>
         mode,
         layers: vec![lower],
         scratch: folder,
+        outputs: Vec::new(),
         binds: Vec::new(),
         network: Network::Offline,
         command: vec![child::PROBE_COMMAND.to_owned()],

@@ -5,7 +5,8 @@ use std::process::Command;
 use rustix::process::Signal;
 
 use crate::support::{
-    Docker, Forge, Postgres, Server, folder, get, have, need_root, ok, port, text, wait, warm,
+    Docker, Forge, Postgres, Server, app, folder, get, have, need_root, ok, port, text, wait, warm,
+    warm_lock,
 };
 
 #[test]
@@ -89,6 +90,62 @@ fn a_django_app_from_source_to_a_running_container() {
     assert!(top.contains("manage.py work") && top.lines().count() == 2, "{top}");
     docker.ok(&["stop", "--time", "20", &worker]);
     assert_eq!(docker.ok(&["inspect", "--format", "{{.State.ExitCode}}", &worker]), "0");
+}
+
+#[test]
+fn inside_a_container_without_namespaces() {
+    if !have(&["dockerd", "docker", "runc", "setpriv"]) || !need_root() {
+        return;
+    }
+    let (store, example, _) = warm();
+    let (docker, out) = (Docker::start(), folder("out"));
+    let archive = format!("docker-archive:{}/image.tar", out.display());
+    Forge::new(store).build(example, &["--tag", "localhost:5000/host:v1", "--output", &archive]);
+    docker.ok(&["load", "-q", "-i", &format!("{}/image.tar", out.display())]);
+    let buildpack = "name = \"own\"\nabout = \"own\"\npriority = 99\nmatch = [\"procfile.web\"]\nlooks_for = \"\"\n\
+         [[base]]\nrelease = \"trixie\"\n[[packages]]\nbase = [\"ca-certificates\", \"libstdc++6\", \"python3\", \"tzdata\"]\n\
+         [[step]]\nname = \"one\"\nabout = \"\"\nroot = [\"base\"]\noutputs = [\"out\"]\nin_image = true\n\
+         command = [\"sh\", \"-c\", \"mkdir /out; python3 -c 'print(1)' > /out/x; rm -r /usr/share/zoneinfo\"]\n";
+    let app = app("pod", &[("Procfile", "web: true\n"), (".forge/buildpacks/own.toml", buildpack)]);
+    warm_lock(&app);
+    let expected = Forge::new(store).build(&app, &[]);
+    // A CI pod: root, in docker's default confinement. The mirrors and certificates
+    // are this machine's.
+    let volume = |path: &str| format!("{path}:{path}:ro");
+    let (sources, certificates) = (volume("/etc/apt/sources.list.d"), volume("/etc/ssl/certs"));
+    let forge = format!("{}/forge:/forge:ro", crate::support::bench().display());
+    let app_volume = format!("{}:/app", app.display());
+    let run = |arguments: &[&str]| {
+        let before = [
+            "run",
+            "--rm",
+            "--network=host",
+            "-u",
+            "0",
+            "-e",
+            "HOME=/root",
+            "-v",
+            &forge,
+            "-v",
+            &app_volume,
+            "-v",
+            &sources,
+            "-v",
+            &certificates,
+            "--entrypoint",
+            "/forge",
+            "localhost:5000/host:v1",
+            "--store",
+            "/store",
+        ];
+        docker.ok(&before.iter().chain(arguments).copied().collect::<Vec<_>>())
+    };
+    let doctor = run(&["doctor"]);
+    assert!(
+        doctor.contains("namespaces: could not") && doctor.contains("chroot: works, and is used"),
+        "{doctor}"
+    );
+    assert_eq!(run(&["--progress", "none", "build", "/app"]), expected);
 }
 
 #[test]
