@@ -17,6 +17,12 @@ const BUILT_IN: &[(&str, &str)] = &[
     ("python/install.sh", include_str!("../../buildpacks/python/install.sh")),
     ("python/lock.py", include_str!("../../buildpacks/python/lock.py")),
     ("python/uv.sh", include_str!("../../buildpacks/python/uv.sh")),
+    ("rails.toml", include_str!("../../buildpacks/rails.toml")),
+    ("rails/assets.sh", include_str!("../../buildpacks/rails/assets.sh")),
+    ("rails/stable.rb", include_str!("../../buildpacks/rails/stable.rb")),
+    ("ruby.toml", include_str!("../../buildpacks/ruby.toml")),
+    ("ruby/fetch.sh", include_str!("../../buildpacks/ruby/fetch.sh")),
+    ("ruby/install.sh", include_str!("../../buildpacks/ruby/install.sh")),
 ];
 
 /// Buildpacks by name, with their scripts.

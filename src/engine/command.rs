@@ -76,7 +76,9 @@ impl Engine<'_> {
         let mut environment = step.environment.clone();
         if step.network {
             binds.extend(self.identity.binds.iter().cloned());
-            environment.extend(self.identity.environment.clone());
+            // What the step says wins over what the machine has.
+            environment = self.identity.environment.clone();
+            environment.extend(step.environment.clone());
             if let Some(cache) = &step.cache {
                 let from = self.store.root().join("downloads").join(cache);
                 fs::create_dir_all(&from).map_err(failed("make", &from))?;

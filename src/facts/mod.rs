@@ -28,16 +28,35 @@
 //! | `django.messages` | `yes` when a `.po` lacks its `.mo` |
 //! | `django.compress` | `yes` when the settings switch on offline compression |
 //! | `flask.app`, `fastapi.app` | `module:object` |
+//! | `ruby.lock` | `Gemfile.lock`; absent when it is not committed |
+//! | `ruby.inputs` | every file that evaluating the Gemfile may read, sorted |
+//! | `ruby.version` | the version asked for: by the lock, the Gemfile, `.ruby-version`, `.tool-versions`, mise |
+//! | `ruby.requirement` | what the `ruby` line of the Gemfile demands, or the version of the file that it reads |
+//! | `ruby.allows.<X.Y.Z>` | `yes` for each Ruby of Debian (3.3.8, 3.1.2) that all that is binding allows |
+//! | `ruby.bundler` | the version under `BUNDLED WITH` |
+//! | `ruby.gem.<name>` | the locked version |
+//! | `ruby.platforms` | the platforms of the lock |
+//! | `ruby.platform.missing` | what to do, when the lock is for neither `ruby` nor `x86_64-linux` |
+//! | `ruby.git`, `ruby.path` | the first such source of gems |
+//! | `rack.config`, `puma.config` | the path: `config.ru`, `config/puma.rb` |
+//! | `rails.application` | `config/application.rb`, when Rails is locked or the file says that it is Rails |
+//! | `rails.version` | the locked version of railties |
+//! | `rails.assets` | `propshaft`, `sprockets`, `shakapacker`, `webpacker`, `vite`, `jsbundling`, `cssbundling`, `tailwindcss` or `dartsass`, the first that is locked |
+//! | `rails.database` | `postgres`, `mysql2`, `trilogy` or `sqlite3`, likewise |
+//! | `rails.jobs` | `sidekiq`, `solid_queue`, `good_job`, `delayed_job` or `resque`, likewise |
+//! | `rails.bootsnap` | `yes` when bootsnap is locked |
 //!
 //! All `python.*`, `flask.*` and `fastapi.*` facts are absent when there is
 //! neither a Python manifest nor a Django `manage.py`: a stray
-//! `.python-version` in a Rails app says nothing about the image.
+//! `.python-version` in a Rails app says nothing about the image. Likewise all
+//! of `ruby.*`, `rack.*`, `puma.*` and `rails.*` without a Gemfile.
 
 mod django;
 mod error;
 mod near_miss;
 mod procfile;
 mod python;
+mod ruby;
 #[cfg(test)]
 mod tests;
 mod web;
@@ -137,6 +156,7 @@ pub fn collect(files: &dyn Files) -> Result<Facts, FactError> {
     }
     let manifest = python::dependencies(files, &mut facts)?;
     django::collect(files, &mut facts)?;
+    ruby::collect(files, &mut facts)?;
     if manifest.is_some() || facts.contains("django.manage") {
         python::versions(files, manifest, &mut facts)?;
         web::collect(files, &mut facts)?;

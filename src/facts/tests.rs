@@ -29,11 +29,11 @@ impl Files for Tree {
     }
 }
 
-/// Every fact but `python.allows.*`, one `name = value (origin)` a line.
+/// Every fact but `python.allows.*` and `ruby.allows.*`, one `name = value (origin)` a line.
 #[track_caller]
 fn check(files: &[(&str, &str)], expected: Result<&[&str], &str>) {
     let found = collect(&Tree::new(files)).map(|facts| {
-        let facts = facts.iter().filter(|(name, _)| !name.starts_with("python.allows."));
+        let facts = facts.iter().filter(|(name, _)| !name.contains(".allows."));
         let line = |(name, fact): (&str, &super::Fact)| {
             format!("{name} = {} ({})", fact.value.replace('\n', " "), fact.origin)
         };
@@ -74,6 +74,7 @@ fn nothing_and_others() {
             "procfile.web = x (Procfile:1)",
             "procfile.worker = y (Procfile:2)",
             "ruby.gemfile = Gemfile (Gemfile)",
+            "ruby.inputs = Gemfile (Gemfile)",
         ]),
     );
     check(
@@ -228,7 +229,7 @@ fn contradictions() {
 }
 
 /// Pieces that the formats give a meaning to.
-const PIECES: [&str; 48] = [
+const PIECES: [&str; 57] = [
     "\n",
     "\r\n",
     " ",
@@ -277,6 +278,15 @@ const PIECES: [&str; 48] = [
     "python = ",
     "[project]\n",
     "dependencies",
+    "ruby ",
+    "ruby '3.3.0'\n",
+    "#{",
+    "GEM\n",
+    "    ",
+    "  specs:\n",
+    "CHECKSUMS\n",
+    "RUBY VERSION\n",
+    "File.read",
 ];
 
 /// The next number of a fixed sequence (xorshift), so that a failure repeats.
@@ -290,7 +300,8 @@ fn next(state: &mut u64) -> usize {
 #[test]
 fn rubbish_is_refused_without_a_panic() {
     let mut state = 0x9e37_79b9_7f4a_7c15;
-    let parsers = super::python::parsers();
+    let mut parsers = super::python::parsers();
+    parsers.extend(super::ruby::parsers());
     for _ in 0..4000 {
         let length = next(&mut state) % 24;
         let text: String = (0..length).map(|_| PIECES[next(&mut state) % PIECES.len()]).collect();
@@ -317,6 +328,13 @@ fn cut_files_are_refused_without_a_panic() {
     {
         for (end, _) in text.char_indices() {
             super::python::parsers().iter().for_each(|parse| parse(&text[..end]));
+        }
+    }
+    let lock = "GIT\n  remote: é\n  specs:\n    a (1-é)\nCHECKSUMS\n  a (1) sha256=0\nRUBY VERSION\n   ruby 3.3.8p1\n";
+    let gemfile = "ruby \"~> #{File.read(\"é\")}\"\ngem 'é', :path => \"\\é#{\"#{x}\"}\"\n";
+    for text in [lock, gemfile, "~> 3.3.0.é"] {
+        for (end, _) in text.char_indices() {
+            super::ruby::parsers().iter().for_each(|parse| parse(&text[..end]));
         }
     }
 }
