@@ -29,13 +29,13 @@ pub enum Event {
     Detected {
         /// The buildpack that plans.
         buildpack: String,
-        /// What it was recognised by: fact, value, file.
-        facts: Vec<(String, String, String)>,
+        /// What it was recognised by.
+        facts: Vec<FactShown>,
     },
     /// The plan is made.
     Planned {
-        /// Steps: name, description, names of its inputs.
-        steps: Vec<(String, String, Vec<String>)>,
+        /// Its steps, inputs first.
+        steps: Vec<StepShown>,
     },
     /// Something that the user should know but that stops nothing.
     Notice {
@@ -149,6 +149,39 @@ pub enum Event {
     Finished(Summary),
 }
 
+/// A fact and where it stands.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+pub struct FactShown {
+    /// Its name.
+    pub name: String,
+    /// Its value.
+    pub value: String,
+    /// File and line.
+    pub origin: String,
+}
+
+/// A step of the plan.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct StepShown {
+    /// Its name.
+    pub name: String,
+    /// What it is, in a few words.
+    pub about: String,
+    /// The steps that it needs.
+    pub needs: Vec<String>,
+}
+
+/// A layer of the image.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct LayerShown {
+    /// The step that made it.
+    pub step: String,
+    /// Bytes of the blob.
+    pub size: u64,
+    /// Bytes of the tar.
+    pub unpacked: u64,
+}
+
 /// What a finished build has to say.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Summary {
@@ -160,8 +193,8 @@ pub struct Summary {
     pub ran: usize,
     /// Steps whose results were reused.
     pub reused: usize,
-    /// Layers: step, bytes of the blob, bytes unpacked.
-    pub layers: Vec<(String, u64, u64)>,
+    /// Layers, bottom to top.
+    pub layers: Vec<LayerShown>,
     /// From start to end.
     pub milliseconds: u64,
     /// Process types of the image.

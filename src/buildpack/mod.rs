@@ -229,6 +229,14 @@ pub struct ProcessTemplate {
     pub command: String,
 }
 
+fn can(known: &[String]) -> String {
+    if known.is_empty() {
+        "no step can".to_owned()
+    } else {
+        format!("these can: {}", known.join(", "))
+    }
+}
+
 /// Why there is no plan.
 #[derive(Debug, Error)]
 #[non_exhaustive]
@@ -247,6 +255,32 @@ pub enum BuildpackError {
         /// What was wanted.
         name: String,
         /// What there is.
+        known: Vec<String>,
+    },
+    /// A buildpack that is asked for and does not fit the app.
+    #[error("buildpack `{name}` does not fit: it looks for {looks_for}")]
+    Unfit {
+        /// What was asked for.
+        name: String,
+        /// What it looks for.
+        looks_for: String,
+    },
+    /// A release that the buildpacks do not know.
+    #[error("there is no release `{name}` for this app; there are {}", known.join(", "))]
+    Release {
+        /// What was asked for.
+        name: String,
+        /// What there is.
+        known: Vec<String>,
+    },
+    /// A step that cannot be left out.
+    #[error("step `{name}` cannot be skipped: {problem}; {}", can(known))]
+    Skip {
+        /// What was to be skipped.
+        name: String,
+        /// Why it cannot be.
+        problem: String,
+        /// What can.
         known: Vec<String>,
     },
     /// No buildpack matches.

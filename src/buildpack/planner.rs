@@ -90,6 +90,7 @@ pub fn plan(library: &Library, facts: &Facts, wishes: &Wishes) -> Result<Planned
     refuse(&chain, &facts)?;
     let release = choose_release(&chain, &mut facts, wishes)?;
     derive(&chain, &mut facts)?;
+    check_skips(&chain, &facts, wishes)?;
     let maker =
         Maker { library, facts: &facts, wishes, release: &release, hints: hints(&chain, &facts) };
     let mut steps = maker.package_steps(&chain);
@@ -144,7 +145,16 @@ fn choose<'a>(
     wishes: &Wishes,
 ) -> Result<&'a Buildpack, BuildpackError> {
     if let Some(name) = &wishes.buildpack {
-        return library.get(name);
+        let buildpack = library.get(name)?;
+        let mut chain = Vec::new();
+        collect(library, buildpack, &mut chain)?;
+        if let Some(unfit) = chain.iter().find(|buildpack| !holds(&buildpack.matches, facts)) {
+            return Err(BuildpackError::Unfit {
+                name: name.clone(),
+                looks_for: unfit.looks_for.clone(),
+            });
+        }
+        return Ok(buildpack);
     }
     library
         .iter()
@@ -185,8 +195,38 @@ fn collect<'a>(
 fn text(text: &str, facts: &Facts) -> String {
     match fill(text, facts) {
         Filled::Text(text) => text,
-        Filled::Nothing | Filled::Missing(_) => String::new(),
+        Filled::Nothing => String::new(),
+        // Told as it stands rather than not at all.
+        Filled::Missing(_) => text.to_owned(),
     }
+}
+
+/// Whether each step that is to be skipped is one, and one that no other needs.
+fn check_skips(chain: &[&Buildpack], facts: &Facts, wishes: &Wishes) -> Result<(), BuildpackError> {
+    let steps: Vec<&StepTemplate> = chain
+        .iter()
+        .flat_map(|buildpack| &buildpack.steps)
+        .filter(|step| holds(&step.when, facts))
+        .collect();
+    let needed_by = |name: &str| {
+        steps.iter().find(|step| {
+            step.root.iter().any(|input| input == name) && !wishes.skip.contains(&step.name)
+        })
+    };
+    for name in &wishes.skip {
+        let problem = match needed_by(name) {
+            _ if !steps.iter().any(|step| step.name == *name) => "there is no such step".to_owned(),
+            Some(step) => format!("step `{}` needs it", step.name),
+            None => continue,
+        };
+        let known = steps
+            .iter()
+            .map(|step| step.name.clone())
+            .filter(|name| needed_by(name).is_none())
+            .collect();
+        return Err(BuildpackError::Skip { name: name.clone(), problem, known });
+    }
+    Ok(())
 }
 
 fn refuse(chain: &[&Buildpack], facts: &Facts) -> Result<(), BuildpackError> {
@@ -209,6 +249,13 @@ fn choose_release(
     facts: &mut Facts,
     wishes: &Wishes,
 ) -> Result<String, BuildpackError> {
+    let bases = || chain.iter().flat_map(|buildpack| &buildpack.base);
+    if let Some(name) = &wishes.release
+        && !bases().any(|base| base.release == *name)
+    {
+        let known = bases().map(|base| base.release.clone()).collect();
+        return Err(BuildpackError::Release { name: name.clone(), known });
+    }
     let fits = chain.iter().flat_map(|buildpack| &buildpack.base).find(|base| {
         holds(&base.when, facts)
             && wishes.release.as_ref().is_none_or(|release| *release == base.release)
@@ -674,7 +721,7 @@ mod tests {
     fn nothing_and_the_unknown() {
         assert!(matches!(
             planned(&Facts::new(), &Wishes::default()),
-            Err(BuildpackError::NothingDetected { looked_for }) if looked_for[0].0 == "Django"
+            Err(BuildpackError::NothingDetected { looked_for }) if looked_for[0].0 == "Rails"
         ));
         let wishes = Wishes { buildpack: Some("cobol".to_owned()), ..Wishes::default() };
         assert!(matches!(planned(&django(), &wishes), Err(BuildpackError::Unknown { .. })));

@@ -1,6 +1,6 @@
 //! `forge build`: the whole way from an app's folder to its image.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::env;
 use std::fs;
 use std::io;
@@ -18,7 +18,7 @@ use crate::buildpack::{self, Library, Planned, Wishes};
 use crate::debian::archive;
 use crate::download::Downloads;
 use crate::engine::{self, Built, Engine, EngineError, Identity};
-use crate::event::{Event, Events, Summary};
+use crate::event::{Event, Events, FactShown, LayerShown, StepShown, Summary};
 use crate::facts::{self, FactError, Facts, Files};
 use crate::image::{self, Image, Settings, archive as image_archive, layout};
 use crate::layer::Compression;
@@ -105,7 +105,8 @@ pub(super) fn build(common: &Common, arguments: &BuildArguments) -> Result<ExitC
     let _watch = interrupt::watch(&running)?;
     view::watch(common, |events| {
         let app = App::open(common, &arguments.app)?;
-        let snapshot = app.snapshot()?;
+        let written: Vec<PathBuf> = outputs.iter().map(|output| output.path.clone()).collect();
+        let snapshot = app.snapshot_without(&written)?;
         let facts = app.facts(&snapshot)?;
         let mut planned = app.plan(&snapshot, &facts, &events)?;
         let mut lock = app.lock()?;
@@ -160,7 +161,21 @@ impl App {
     }
 
     pub(super) fn snapshot(&self) -> Result<Snapshot, Failure> {
-        let rules = Rules::new(&self.settings.source.include, &self.settings.source.exclude)?;
+        self.snapshot_without(&[])
+    }
+
+    /// The app's files but for what forge itself writes: these paths, and the store.
+    pub(super) fn snapshot_without(&self, written: &[PathBuf]) -> Result<Snapshot, Failure> {
+        let root = self.folder.canonicalize().unwrap_or_else(|_| self.folder.clone());
+        let own: Vec<String> = written
+            .iter()
+            .map(|path| std::path::absolute(path).unwrap_or_else(|_| path.clone()))
+            .chain([self.store.root().to_owned()])
+            .filter_map(|path| Some(path.strip_prefix(&root).ok()?.to_string_lossy().into_owned()))
+            .filter(|path| !path.is_empty())
+            .collect();
+        let rules = Rules::new(&self.settings.source.include, &self.settings.source.exclude)?
+            .without(&own)?;
         Ok(Snapshot::take(&self.folder, &rules)?)
     }
 
@@ -179,6 +194,13 @@ impl App {
         events: &Events,
     ) -> Result<Planned, Failure> {
         let settings = &self.settings;
+        for name in settings.environment.keys().chain(settings.build.environment.keys()) {
+            if name.is_empty() || name.contains(['=', '\0']) {
+                return Err(Failure::usage(format!(
+                    "forge.toml: `{name}` cannot be the name of a variable"
+                )));
+            }
+        }
         let wishes = Wishes {
             buildpack: self.arguments.buildpack.clone().or_else(|| settings.buildpack.clone()),
             skip: settings.skip.clone(),
@@ -196,7 +218,15 @@ impl App {
             .map_err(|error| self.explain(error.into(), snapshot))?;
         events.send(Event::Detected {
             buildpack: planned.about.clone(),
-            facts: planned.evidence.clone(),
+            facts: planned
+                .evidence
+                .iter()
+                .map(|(name, value, origin)| FactShown {
+                    name: name.clone(),
+                    value: value.clone(),
+                    origin: origin.clone(),
+                })
+                .collect(),
         });
         for (path, decision) in &snapshot.decisions {
             if decision.included && decision.rule.contains("frameworks need it") {
@@ -223,7 +253,11 @@ impl App {
                 .plan
                 .steps
                 .iter()
-                .map(|step| (step.name.clone(), step.about.clone(), step.root.clone()))
+                .map(|step| StepShown {
+                    name: step.name.clone(),
+                    about: step.about.clone(),
+                    needs: step.root.clone(),
+                })
                 .collect(),
         });
         Ok(planned)
@@ -240,7 +274,21 @@ impl App {
         let misses = facts::near_misses(&snapshot.files);
         let mut advice: Vec<String> = misses
             .into_iter()
-            .map(|miss| format!("`{}`: did you mean `{}`? {}", miss.path, miss.meant, miss.advice))
+            .map(|miss| {
+                // Advice names folders as seen from the app's; the user may be elsewhere.
+                let here = self.folder.as_os_str() == ".";
+                let command = format!(
+                    "forge build {}/",
+                    self.folder.display().to_string().trim_end_matches('/')
+                );
+                let advice =
+                    if here { miss.advice } else { miss.advice.replace("forge build ", &command) };
+                if miss.path.ends_with(&miss.meant) {
+                    format!("there is `{}`: {advice}", miss.path)
+                } else {
+                    format!("`{}`: did you mean `{}`? {advice}", miss.path, miss.meant)
+                }
+            })
             .collect();
         if nothing_there {
             advice.push("the folder is empty, or all that is in it is excluded".to_owned());
@@ -594,14 +642,11 @@ impl Target {
 
     fn write(&self, image: &Image, store: &Store, tags: &[Reference]) -> Result<(), Failure> {
         match self.kind {
-            TargetKind::Layout => {
-                let name = tags.first().map_or("latest", |tag| tag.tag.as_str());
-                layout::write(image, store, &self.path, name)?;
-            }
+            TargetKind::Layout => layout::write(image, store, &self.path, &tag_names(tags))?,
             TargetKind::Archive(kind) => {
-                let names: Vec<String> = match kind {
+                let names = match kind {
                     image_archive::Kind::Docker => tags.iter().map(ToString::to_string).collect(),
-                    image_archive::Kind::Oci => tags.iter().map(|tag| tag.tag.clone()).collect(),
+                    image_archive::Kind::Oci => tag_names(tags),
                 };
                 image_archive::write(image, store, &self.path, kind, &names)?;
             }
@@ -610,21 +655,36 @@ impl Target {
     }
 }
 
+/// The tags by which a layout names the image; a layout knows no repositories.
+fn tag_names(tags: &[Reference]) -> Vec<String> {
+    let names: BTreeSet<String> = tags.iter().map(|tag| tag.tag.clone()).collect();
+    if names.is_empty() { vec!["latest".to_owned()] } else { names.into_iter().collect() }
+}
+
 /// The time of creation as RFC 3339.
 fn created(argument: Option<&str>) -> Result<String, Failure> {
-    let variable = env::var("SOURCE_DATE_EPOCH").ok();
-    let seconds = match (argument, variable.as_deref()) {
-        (Some("fixed"), _) | (None, None) => STAMP,
-        (Some("now"), _) => SystemTime::now()
+    const YEAR_10000: i64 = 253_402_300_800;
+    let variable = env::var("SOURCE_DATE_EPOCH").ok().filter(|text| !text.is_empty());
+    let (text, origin) = match (argument, variable.as_deref()) {
+        (Some(text), _) => (text, "--created"),
+        (None, Some(text)) => (text, "SOURCE_DATE_EPOCH"),
+        (None, None) => ("fixed", ""),
+    };
+    let now = || {
+        SystemTime::now()
             .duration_since(UNIX_EPOCH)
             .ok()
             .and_then(|time| i64::try_from(time.as_secs()).ok())
-            .unwrap_or(STAMP),
-        (Some(text), _) | (None, Some(text)) => text.parse().map_err(|_| {
-            Failure::usage(format!("`{text}` is no time"))
-                .advise("write `fixed`, `now` or seconds since 1970")
-        })?,
     };
+    let seconds = match text {
+        "fixed" => Some(STAMP),
+        "now" if origin == "--created" => now(),
+        text => text.parse().ok().filter(|seconds| (0..YEAR_10000).contains(seconds)),
+    };
+    let seconds = seconds.ok_or_else(|| {
+        Failure::usage(format!("{origin}: `{text}` is no time"))
+            .advise("write `fixed`, `now` or seconds since 1970")
+    })?;
     Ok(rfc3339(seconds))
 }
 
@@ -694,7 +754,11 @@ fn summary(
         layers: image
             .layers
             .iter()
-            .map(|layer| (layer.name.clone(), layer.layer.size, layer.layer.unpacked))
+            .map(|layer| LayerShown {
+                step: layer.name.clone(),
+                size: layer.layer.size,
+                unpacked: layer.layer.unpacked,
+            })
             .collect(),
         milliseconds: u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
         processes: planned.plan.image.processes.keys().cloned().collect(),

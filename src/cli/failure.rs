@@ -83,7 +83,11 @@ impl Failure {
             }
             cause = error.source();
         }
+        let damaged = message.contains("in the store is damaged");
         let failure = Failure::new(kind, message);
+        if damaged {
+            return failure.advise("`forge store verify --repair` removes what is damaged; the next build makes it again");
+        }
         if disk_is_full(error) {
             return failure
                 .advise("the disk that holds forge's store is full: free some space, or use another with --store");
@@ -94,9 +98,9 @@ impl Failure {
     /// Prints it and gives the exit code.
     pub(super) fn show(&self, json: bool) -> ExitCode {
         if self.kind != Kind::Interrupted {
-            eprint!("{}", self.text());
+            super::tell(&self.text());
         } else {
-            eprintln!("forge: interrupted");
+            super::tell("forge: interrupted\n");
         }
         if json {
             let value = serde_json::json!({
@@ -188,7 +192,10 @@ impl From<BuildpackError> for Failure {
             BuildpackError::Refused { advice, .. } => {
                 Failure::of(Kind::App, &error).advise(advice.clone())
             }
-            BuildpackError::Unknown { .. }
+            BuildpackError::Unfit { .. }
+            | BuildpackError::Release { .. }
+            | BuildpackError::Skip { .. }
+            | BuildpackError::Unknown { .. }
             | BuildpackError::Parse { .. }
             | BuildpackError::ProcessName { .. } => Failure::of(Kind::Usage, &error),
             _ => Failure::of(Kind::Bug, &error),
@@ -226,6 +233,9 @@ impl From<StoreError> for Failure {
         let failure = Failure::of(Kind::App, &error);
         match error {
             StoreError::Tree(TreeError::Special { .. }) => failure,
+            StoreError::NotAStore { .. } => {
+                Failure { kind: Kind::Usage, ..failure }.advise("name a new or empty folder with --store")
+            }
             StoreError::Version { .. } => Failure { kind: Kind::Usage, ..failure }
                 .advise("use another folder with --store, or remove this one if nothing else is in it"),
             StoreError::Mismatch { .. } | StoreError::Record { .. } => {

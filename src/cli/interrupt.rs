@@ -41,7 +41,7 @@ pub(super) fn watch(running: &Arc<Running>) -> Result<Watch, Failure> {
             running.stop();
             thread::spawn(|| {
                 thread::sleep(GRACE);
-                eprintln!("forge: interrupted");
+                super::tell("forge: interrupted\n");
                 std::process::exit(130);
             });
         }

@@ -125,6 +125,11 @@ pub fn main() -> ExitCode {
     // private is made so explicitly.
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
     let arguments = Arguments::parse();
+    let has_json =
+        matches!(arguments.command, Command::Build(_) | Command::Plan(_) | Command::Update(_));
+    if arguments.common.json && !has_json {
+        return Failure::usage("`--json` is for build, plan and update").show(false);
+    }
     let result = match arguments.command {
         Command::Build(build) => build::build(&arguments.common, &build),
         Command::Plan(plan) => plan::plan(&arguments.common, &plan),
@@ -139,6 +144,13 @@ pub fn main() -> ExitCode {
         Ok(code) => code,
         Err(failure) => failure.show(arguments.common.json),
     }
+}
+
+/// Tells something on standard error. When nobody can be told, the exit code has
+/// to do.
+fn tell(text: &str) {
+    use std::io::Write;
+    let _nobody_reads = std::io::stderr().lock().write_all(text.as_bytes());
 }
 
 /// Prints a result on standard output. A reader that has gone away (`| head`) is

@@ -11,6 +11,7 @@ use super::build::{App, AppArguments};
 use super::failure::Failure;
 use super::{Common, files, view};
 use crate::buildpack::{Library, Planned};
+use crate::event::FactShown;
 use crate::lock::Lock;
 use crate::plan::{Action, Step};
 
@@ -20,7 +21,7 @@ pub(super) struct PlanArguments {
     app: AppArguments,
     /// Show the files that a step is given (`app`: those of the image), and the
     /// rule that decided for each
-    #[arg(long, value_name = "STEP", num_args = 0..=1, default_missing_value = "app")]
+    #[arg(long, value_name = "STEP", num_args = 0..=1, require_equals = true, default_missing_value = "app")]
     files: Option<String>,
     /// Show every fact
     #[arg(long)]
@@ -46,7 +47,7 @@ pub(super) fn plan(common: &Common, arguments: &PlanArguments) -> Result<ExitCod
         if common.json {
             let steps = serde_json::json!({
                 "buildpack": planned.buildpack,
-                "facts": planned.facts.iter().map(|(name, fact)| (name, (&fact.value, &fact.origin))).collect::<BTreeMap<_, _>>(),
+                "facts": planned.facts.iter().map(|(name, fact)| FactShown { name: name.to_owned(), value: fact.value.clone(), origin: fact.origin.clone() }).collect::<Vec<_>>(),
                 "steps": planned.plan.steps,
                 "layers": planned.plan.image.layers,
                 "environment": planned.plan.image.environment,
@@ -121,8 +122,13 @@ pub(super) fn update(common: &Common, arguments: &UpdateArguments) -> Result<Exi
         let mut planned = app.plan(&snapshot, &facts, &events)?;
         let mut lock = Lock::default();
         app.choose_packages(&mut planned.plan, &mut lock, &events)?;
-        // Pins are chosen by steps that run; without them the next build does.
-        app.save_lock(&lock, &events)
+        // Pins are chosen by steps that run.
+        app.save_lock(&lock, &events)?;
+        events.notice(
+            "wrote forge.lock with newer operating system packages",
+            Some(format!("`forge build {}` chooses the rest and adds it", app.folder.display())),
+        );
+        Ok(())
     })?;
     Ok(ExitCode::SUCCESS)
 }

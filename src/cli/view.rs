@@ -8,7 +8,7 @@
 
 use std::collections::BTreeMap;
 use std::io::{IsTerminal, Write};
-use std::sync::mpsc;
+use std::sync::{Mutex, PoisonError, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -16,7 +16,7 @@ use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
 use super::failure::Failure;
 use super::{Common, Progress};
-use crate::event::{Event, Events, ReusedFrom, Summary};
+use crate::event::{Event, Events, FactShown, LayerShown, ReusedFrom, Summary};
 
 /// Runs `work` while showing its events. Returns when both have ended.
 pub(super) fn watch<T>(
@@ -40,9 +40,14 @@ pub(super) fn watch<T>(
         let result = work(Events::new(sender));
         // The sender went with the work, so the view has ended or will.
         if shower.join().is_err() {
-            eprintln!("forge: the progress view failed; the build went on without it");
+            super::tell("forge: the progress view failed; the build went on without it\n");
         }
-        result
+        match LOST.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            Some(problem) if result.is_ok() => {
+                Err(Failure::usage(format!("could not write to standard output: {problem}")))
+            }
+            _ => result,
+        }
     })
 }
 
@@ -64,10 +69,18 @@ impl View for Silent {
     }
 }
 
+/// Whether events could not be printed; the first reason is kept. A reader that
+/// has gone away (`| head`) wants no more, which is no failure.
+static LOST: Mutex<Option<String>> = Mutex::new(None);
+
 fn print_json(event: &Event) {
-    if let Ok(text) = serde_json::to_string(event) {
-        // A reader that has gone away does not stop the build.
-        let _nobody_reads = writeln!(std::io::stdout().lock(), "{text}");
+    let written = serde_json::to_string(event)
+        .map_err(std::io::Error::from)
+        .and_then(|text| writeln!(std::io::stdout().lock(), "{text}"));
+    if let Err(error) = written
+        && error.kind() != std::io::ErrorKind::BrokenPipe
+    {
+        LOST.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error.to_string());
     }
 }
 
@@ -86,16 +99,16 @@ impl View for Plain {
         }
         if let Event::StepLine { step, line } = event {
             if self.verbose {
-                eprintln!("  {step} | {line}");
+                super::tell(&format!("  {step} | {line}\n"));
             }
             return;
         }
         if let Event::StepStarted { step } = event {
             self.started.insert(step.clone(), Instant::now());
-            eprintln!("  {step:<18} runs");
+            super::tell(&format!("  {step:<18} runs\n"));
         }
         for line in lines(event) {
-            eprintln!("{line}");
+            super::tell(&format!("{line}\n"));
         }
     }
 }
@@ -113,7 +126,7 @@ impl Live {
     }
 
     fn say(&self, line: &str) {
-        self.lines.suspend(|| eprintln!("{line}"));
+        self.lines.suspend(|| super::tell(&format!("{line}\n")));
     }
 
     fn bar(&mut self, name: &str) -> &ProgressBar {
@@ -190,7 +203,8 @@ fn lines(event: &Event) -> Vec<String> {
     match event {
         Event::Detected { buildpack, facts } => {
             let mut found = vec![format!("{buildpack}")];
-            for (name, value, origin) in facts {
+            for FactShown { name, value, origin } in facts {
+                let value = if value.is_empty() { "any version" } else { value };
                 found.push(format!("  {name:<18} {value}  ({origin})"));
             }
             found
@@ -232,9 +246,9 @@ fn lines(event: &Event) -> Vec<String> {
 
 fn finished(summary: &Summary) -> Vec<String> {
     let mut found = Vec::new();
-    let total: u64 = summary.layers.iter().map(|(_, size, _)| size).sum();
-    let unpacked: u64 = summary.layers.iter().map(|(_, _, unpacked)| unpacked).sum();
-    for (name, size, unpacked) in &summary.layers {
+    let total: u64 = summary.layers.iter().map(|layer| layer.size).sum();
+    let unpacked: u64 = summary.layers.iter().map(|layer| layer.unpacked).sum();
+    for LayerShown { step: name, size, unpacked } in &summary.layers {
         found.push(format!(
             "  layer {name:<18} {:>10} {:>10} unpacked",
             bytes(*size),

@@ -335,6 +335,7 @@ impl Engine<'_> {
             });
         }
         self.finished(step, started, tree, &list);
+        state.ran.fetch_add(1, Ordering::Relaxed);
         Ok((tree, Known::Ran))
     }
 
@@ -370,8 +371,12 @@ impl Engine<'_> {
             }
             Ok((tree, list))
         });
-        let (tree, list) =
-            made.inspect_err(|_| self.events.send(Event::StepFailed { step: step.name.clone() }))?;
+        let (tree, list) = made.inspect_err(|error| {
+            // One that was ended because another failed has not failed itself.
+            if !matches!(error, EngineError::Interrupted) {
+                self.events.send(Event::StepFailed { step: step.name.clone() });
+            }
+        })?;
         self.store.put(Table::Outputs, key, &Output { step: step.name.clone(), tree })?;
         self.finished(step, started, tree, &list);
         state.ran.fetch_add(1, Ordering::Relaxed);

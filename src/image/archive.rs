@@ -22,7 +22,7 @@ pub enum Kind {
 }
 
 /// Writes the archive to `path`, whole or not at all. `names` are references
-/// such as `registry/app:tag`; an OCI archive takes the first.
+/// such as `registry/app:tag`; for an OCI archive, tags.
 ///
 /// # Errors
 /// A layer that is missing from the store; a disk that refuses.
@@ -34,6 +34,13 @@ pub fn write(
     names: &[String],
 ) -> Result<(), ImageError> {
     let failed = |source| ImageError::Io { action: "write", path: path.to_owned(), source };
+    // A link is followed; a pipe or device is written to, never replaced.
+    let followed = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+    let path = followed.as_path();
+    if fs::metadata(path).is_ok_and(|there| !there.is_file()) {
+        let file = fs::OpenOptions::new().write(true).open(path).map_err(failed)?;
+        return fill(image, store, &mut BufWriter::new(file), kind, names, path);
+    }
     let folder = match path.parent() {
         Some(folder) if !folder.as_os_str().is_empty() => folder,
         _ => Path::new("."),
@@ -52,6 +59,20 @@ pub fn write(
         .map_err(failed)?;
     file.persist(path).map_err(|error| failed(error.error))?;
     Ok(())
+}
+
+fn fill(
+    image: &Image,
+    store: &Store,
+    out: &mut impl Write,
+    kind: Kind,
+    names: &[String],
+    path: &Path,
+) -> Result<(), ImageError> {
+    write_to(image, store, out, kind, names).map_err(|error| match error {
+        Failure::Io(source) => ImageError::Io { action: "write", path: path.to_owned(), source },
+        Failure::Image(error) => error,
+    })
 }
 
 enum Failure {
@@ -85,7 +106,7 @@ fn write_to(
         Kind::Docker => format!("{}.tar.{}", layer.layer.digest.hex(), layer.layer.compression),
     };
     let small = match kind {
-        Kind::Oci => layout::small_files(image, names.first().map_or("latest", String::as_str)),
+        Kind::Oci => layout::small_files(image, names),
         Kind::Docker => {
             let config = format!("{}.json", image.config_digest.hex());
             // The same layer twice is one file.

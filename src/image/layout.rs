@@ -21,11 +21,16 @@ fn failed(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> ImageE
 }
 
 /// Adds the image to the layout at `folder`, making it if it is not there.
-/// Another image of the same `name` loses its name; writers take turns.
+/// Another image of one of the `names` loses that name; writers take turns.
 ///
 /// # Errors
 /// A folder that is something else; a disk that refuses.
-pub fn write(image: &Image, store: &Store, folder: &Path, name: &str) -> Result<(), ImageError> {
+pub fn write(
+    image: &Image,
+    store: &Store,
+    folder: &Path,
+    names: &[String],
+) -> Result<(), ImageError> {
     let blobs = folder.join("blobs/sha256");
     if let Some(stranger) = strangers(folder)? {
         return Err(ImageError::NotALayout {
@@ -56,7 +61,7 @@ pub fn write(image: &Image, store: &Store, folder: &Path, name: &str) -> Result<
     let marker = folder.join("oci-layout");
     write_file(folder, &marker, |file| file.write_all(br#"{"imageLayoutVersion":"1.0.0"}"#))?;
     let index_path = folder.join("index.json");
-    let index = updated_index(&index_path, image, name)?;
+    let index = updated_index(&index_path, image, names)?;
     write_file(folder, &index_path, |file| file.write_all(&index))
 }
 
@@ -76,7 +81,7 @@ fn strangers(folder: &Path) -> Result<Option<String>, ImageError> {
         .find(|name| !["blobs", ".forge-lock", "index.json"].contains(&name.as_str())))
 }
 
-fn updated_index(path: &Path, image: &Image, name: &str) -> Result<Vec<u8>, ImageError> {
+fn updated_index(path: &Path, image: &Image, names: &[String]) -> Result<Vec<u8>, ImageError> {
     let problem = |text: String| ImageError::NotALayout { path: path.to_owned(), problem: text };
     let mut manifests = match fs::read(path) {
         Ok(bytes) => {
@@ -92,14 +97,10 @@ fn updated_index(path: &Path, image: &Image, name: &str) -> Result<Vec<u8>, Imag
         Err(error) => return Err(failed("read", path)(error)),
     };
     manifests.retain(|entry| {
-        entry.pointer(&format!("/annotations/{}", REF_NAME)).and_then(Value::as_str) != Some(name)
+        let name = entry.pointer(&format!("/annotations/{REF_NAME}")).and_then(Value::as_str);
+        !names.iter().any(|new| Some(new.as_str()) == name)
     });
-    manifests.push(json!({
-        "mediaType": MANIFEST_TYPE,
-        "digest": image.digest.to_string(),
-        "size": image.manifest.len(),
-        "annotations": BTreeMap::from([(REF_NAME, name)]),
-    }));
+    manifests.extend(descriptors(image, names));
     let index = json!({
         "schemaVersion": 2,
         "mediaType": "application/vnd.oci.image.index.v1+json",
@@ -125,20 +126,30 @@ fn write_file(
     Ok(())
 }
 
+/// The image under each of its names.
+fn descriptors(image: &Image, names: &[String]) -> Vec<Value> {
+    names
+        .iter()
+        .map(|name| {
+            json!({
+                "mediaType": MANIFEST_TYPE,
+                "digest": image.digest.to_string(),
+                "size": image.manifest.len(),
+                "annotations": BTreeMap::from([(REF_NAME, name)]),
+            })
+        })
+        .collect()
+}
+
 /// The files of a layout that holds this image alone, in the order in which an
 /// archive carries them: what is small first, so that readers of a stream know
 /// the image before its layers come.
 #[must_use]
-pub fn small_files(image: &Image, name: &str) -> Vec<(String, Vec<u8>)> {
+pub fn small_files(image: &Image, names: &[String]) -> Vec<(String, Vec<u8>)> {
     let index = json!({
         "schemaVersion": 2,
         "mediaType": "application/vnd.oci.image.index.v1+json",
-        "manifests": [{
-            "mediaType": MANIFEST_TYPE,
-            "digest": image.digest.to_string(),
-            "size": image.manifest.len(),
-            "annotations": BTreeMap::from([(REF_NAME, name)]),
-        }],
+        "manifests": descriptors(image, names),
     });
     let blob = |digest: &Digest| format!("blobs/sha256/{}", digest.hex());
     vec![
@@ -166,7 +177,7 @@ mod tests {
         };
         let (one, two) = (image(b"one"), image(b"two"));
         for (image, name) in [(&one, "a"), (&two, "b"), (&two, "a")] {
-            write(image, &store, &out, name).expect("writes");
+            write(image, &store, &out, &[name.to_owned()]).expect("writes");
         }
         let index: Value =
             serde_json::from_slice(&fs::read(out.join("index.json")).expect("read")).expect("json");
@@ -195,6 +206,9 @@ mod tests {
         fs::create_dir(&home).expect("mkdir");
         fs::write(home.join("letter"), "").expect("write");
         let image = super::super::assemble(&settings(), Vec::new()).expect("assembles");
-        assert!(matches!(write(&image, &store, &home, "x"), Err(ImageError::NotALayout { .. })));
+        assert!(matches!(
+            write(&image, &store, &home, &["x".to_owned()]),
+            Err(ImageError::NotALayout { .. })
+        ));
     }
 }

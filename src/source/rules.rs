@@ -144,6 +144,19 @@ impl Rules {
         })
     }
 
+    /// The same rules, and these paths below the root never.
+    ///
+    /// # Errors
+    /// A path that is no pattern even when its characters are meant literally.
+    pub fn without(mut self, paths: &[String]) -> Result<Rules, SourceError> {
+        let own: Vec<String> = paths.iter().map(|path| format!("/{}", literal(path))).collect();
+        self.hard = matcher(
+            "written by forge",
+            HARD.iter().copied().chain(own.iter().map(String::as_str)),
+        )?;
+        Ok(self)
+    }
+
     /// The ignore files that stand in the folder `below` of `root`.
     pub(super) fn nested(&self, root: &Path, below: &str) -> Result<Vec<Nested>, SourceError> {
         let mut found = Vec::new();
@@ -218,6 +231,17 @@ impl Rules {
         }
         decision
     }
+}
+
+/// A path as a pattern that matches it alone.
+fn literal(path: &str) -> String {
+    path.chars().fold(String::new(), |mut pattern, letter| {
+        if "*?[]!#\\ ".contains(letter) {
+            pattern.push('\\');
+        }
+        pattern.push(letter);
+        pattern
+    })
 }
 
 /// Patterns of the `.gitignore` language, relative to the app's folder.

@@ -63,7 +63,15 @@ pub enum StoreError {
         /// What the system said.
         source: io::Error,
     },
-    /// Another layout, or no store at all.
+    /// A folder with other things in it.
+    #[error("`{}` is not a store of forge: it holds `{stranger}`", root.display())]
+    NotAStore {
+        /// The folder.
+        root: PathBuf,
+        /// Something in it.
+        stranger: String,
+    },
+    /// Another layout.
     #[error("`{}` is not a store of this version of forge: its `version` file says {found:?}", root.display())]
     Version {
         /// The store's folder.
@@ -128,6 +136,22 @@ fn failed(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> StoreE
     move |source| StoreError::Io { action, path, source }
 }
 
+/// The folders of a store.
+const FOLDERS: [&str; 7] = ["blobs", "trees", "roots", "locks", "tmp", "records", "logs"];
+
+/// A folder without version file may hold only what a forge that was killed while
+/// it made the store has left.
+fn refuse_strangers(root: &Path) -> Result<(), StoreError> {
+    for entry in fs::read_dir(root).map_err(failed("read", root))? {
+        let name = entry.map_err(failed("read", root))?.file_name();
+        if name != "lock" && name != "downloads" && !FOLDERS.iter().any(|folder| name == *folder) {
+            let stranger = name.to_string_lossy().into_owned();
+            return Err(StoreError::NotAStore { root: root.to_owned(), stranger });
+        }
+    }
+    Ok(())
+}
+
 impl Store {
     /// Opens the store at `root`, making it when there is none, and removes what
     /// killed builds have left.
@@ -142,6 +166,10 @@ impl Store {
             .create(root)
             .map_err(failed("make", root))?;
         let root = root.canonicalize().map_err(failed("find", root))?;
+        let version = root.join("version");
+        if !version.exists() {
+            refuse_strangers(&root)?;
+        }
         let lock_path = root.join("lock");
         let lock = OpenOptions::new()
             .create(true)
@@ -150,7 +178,6 @@ impl Store {
             .mode(0o600)
             .open(&lock_path)
             .map_err(failed("open", &lock_path))?;
-        let version = root.join("version");
         let store = Store { root, lock };
         if !version.exists() {
             // One forge makes the store, the others wait for it.
@@ -173,15 +200,8 @@ impl Store {
     /// Makes the folders of a new store, or those that a killed forge did not get
     /// to, and last the version file.
     fn lay_out(&self, version: &Path) -> Result<(), StoreError> {
-        const FOLDERS: [&str; 7] = ["blobs", "trees", "roots", "locks", "tmp", "records", "logs"];
         if version.exists() {
             return Ok(());
-        }
-        for entry in fs::read_dir(&self.root).map_err(failed("read", &self.root))? {
-            let name = entry.map_err(failed("read", &self.root))?.file_name();
-            if name != "lock" && !FOLDERS.iter().any(|folder| name == *folder) {
-                return Err(StoreError::Version { root: self.root.clone(), found: String::new() });
-            }
         }
         for folder in FOLDERS {
             self.make_folder(&self.root.join(folder))?;
@@ -626,8 +646,9 @@ mod tests {
         fs::write(folder.path().join("home/letter"), "").expect("write");
         assert!(matches!(
             Store::open(&folder.path().join("home")),
-            Err(StoreError::Version { .. })
+            Err(StoreError::NotAStore { .. })
         ));
+        assert!(!folder.path().join("home/lock").exists());
     }
 
     #[test]

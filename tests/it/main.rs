@@ -12,3 +12,4 @@ mod push;
 mod reuse;
 mod sandbox;
 mod support;
+mod usage;

@@ -242,10 +242,7 @@ fn versions(
     }
     if let Some((release, line)) = locked {
         let origin = format!("Gemfile.lock:{line}");
-        asked = Some((release.text.clone(), origin.clone()));
-        if !lines.is_empty() {
-            binding.push((Bound::Release(release.clone()), origin));
-        }
+        asked = Some((release.text.clone(), origin));
     }
     // Files of version switchers are the wish of developers. Only another
     // engine, which no Ruby of Debian can stand in for, is binding.
