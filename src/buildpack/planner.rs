@@ -651,6 +651,56 @@ mod tests {
     }
 
     #[test]
+    fn a_rails_app() {
+        let mut facts = Facts::new();
+        for (name, value) in [
+            ("ruby.gemfile", "Gemfile"),
+            ("ruby.lock", "Gemfile.lock"),
+            ("ruby.inputs", "Gemfile\nGemfile.lock"),
+            ("ruby.allows.3.3.8", "yes"),
+            ("ruby.gem.pg", "1.5.6"),
+            ("ruby.gem.puma", "6.6.0"),
+            ("puma.config", "config/puma.rb"),
+            ("rails.application", "config/application.rb"),
+            ("rails.assets", "propshaft"),
+            ("rails.database", "postgres"),
+            ("rails.jobs", "delayed_job"),
+        ] {
+            facts.insert(name, value, "t");
+        }
+        let planned = planned(&facts, &Wishes::default()).expect("a plan");
+        assert_eq!(planned.buildpack, "rails");
+        let layers: Vec<_> =
+            planned.plan.image.layers.iter().map(|layer| layer.step.as_str()).collect();
+        assert_eq!(layers, ["base", "runtime", "gems", "assets", "app", "launcher"]);
+        let assets = planned.plan.step("assets").expect("planned");
+        assert_eq!(
+            assets.environment["DATABASE_URL"],
+            "postgres://forge:forge@127.0.0.1:5432/forge"
+        );
+        assert!(!assets.network && !assets.root.contains(&"build".to_owned()));
+        let commands: Vec<_> =
+            planned.plan.image.processes.values().map(|process| process.command.as_str()).collect();
+        assert_eq!(
+            commands,
+            [
+                "bundle exec rails db:migrate",
+                "bundle exec puma -C config/puma.rb",
+                "bundle exec rake jobs:work"
+            ]
+        );
+        facts.insert("ruby.platform.missing", "only arm64-darwin", "Gemfile.lock:9");
+        let error = super::plan(
+            &Library::new(&BTreeMap::new()).expect("parses"),
+            &facts,
+            &Wishes::default(),
+        )
+        .expect_err("refused")
+        .to_string();
+        assert!(error.starts_with("Gemfile.lock:9: Gemfile.lock has no platform"), "{error}");
+    }
+
+    #[test]
     fn packages_follow_facts() {
         let mut facts = django();
         facts.insert("python.package.psycopg2", "2.9", "requirements.txt:3");

@@ -6,19 +6,19 @@ use std::process::ExitCode;
 
 use super::failure::{Failure, Kind};
 use super::settings;
-use super::{Common, build, view};
+use super::{Common, machine, view};
 use crate::sandbox::{self, Mode};
 
 pub(super) fn doctor(common: &Common) -> Result<ExitCode, Failure> {
     let mut text = String::new();
-    let store = build::open_store(common)?;
+    let store = machine::open_store(common)?;
     // Writing to a String cannot fail.
     let _written = writeln!(text, "forge       {}", env!("CARGO_PKG_VERSION"));
     let _written = writeln!(
         text,
         "platform    linux/{}, {} processors",
-        build::architecture(),
-        build::processors()
+        machine::architecture(),
+        machine::processors()
     );
     let free =
         rustix::fs::statvfs(store.root()).map(|disk| disk.f_bavail.saturating_mul(disk.f_frsize));

@@ -12,11 +12,14 @@
 //! | 70 | a bug in forge |
 //! | 130 | interrupted |
 
+mod app;
 pub mod build;
 mod doctor;
 mod failure;
 mod files;
 mod interrupt;
+mod machine;
+mod output;
 mod plan;
 mod run;
 mod settings;

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 
 use clap::Args;
 
-use super::build::{App, AppArguments};
+use super::app::{App, AppArguments};
 use super::failure::Failure;
 use super::{Common, files, view};
 use crate::buildpack::{Library, Planned};

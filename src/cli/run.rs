@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use clap::Args;
 
-use super::build::{App, AppArguments};
+use super::app::{App, AppArguments};
 use super::failure::{Failure, Kind};
 use super::{Common, interrupt};
 use crate::digest::Digest;

@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use clap::Subcommand;
 
 use super::failure::Failure;
-use super::{Common, build, view};
+use super::{Common, machine, view};
 use crate::digest::Digest;
 use crate::image::ImageLayer;
 use crate::layer::Layer;
@@ -29,7 +29,7 @@ pub(super) enum StoreCommand {
 }
 
 pub(super) fn store(common: &Common, command: &StoreCommand) -> Result<ExitCode, Failure> {
-    let store = build::open_store(common)?;
+    let store = machine::open_store(common)?;
     match command {
         StoreCommand::List => {
             let mut text = String::new();

@@ -1,0 +1,388 @@
+//! An app, its settings and the store: what the commands share on the way from a
+//! folder to a plan. Running the plan is `build`'s.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::path::PathBuf;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use clap::Args;
+
+use super::failure::{Failure, Kind};
+use super::machine::{architecture, open_store, probe_mode};
+use super::settings::{self, AppSettings, UserSettings};
+use super::{Common, Isolation};
+use crate::buildpack::{self, Library, Planned, Wishes};
+use crate::debian::archive;
+use crate::download::Downloads;
+use crate::engine;
+use crate::event::{Event, Events, FactShown, StepShown};
+use crate::facts::{self, FactError, Facts, Files};
+use crate::lock::{self, Lock, PackageSet};
+use crate::plan::{Action, Plan};
+use crate::sandbox::{self, Mode};
+use crate::source::{Rules, Snapshot};
+use crate::store::Store;
+
+/// The launcher that images start with, compiled by the build script.
+const LAUNCHER: &[u8] = include_bytes!(env!("FORGE_LAUNCHER"));
+
+/// What every command that plans takes.
+#[derive(Clone, Debug, Args)]
+pub(super) struct AppArguments {
+    /// The app's folder
+    #[arg(default_value = ".")]
+    pub(super) app: PathBuf,
+    /// Use this buildpack, whatever is detected
+    #[arg(long, value_name = "NAME")]
+    pub(super) buildpack: Option<String>,
+    /// Fail instead of choosing anything that forge.lock does not name
+    #[arg(long)]
+    pub(super) locked: bool,
+}
+
+/// An app, its settings, and the store: what commands share.
+pub(super) struct App {
+    pub(super) folder: PathBuf,
+    pub(super) settings: AppSettings,
+    pub(super) user: UserSettings,
+    pub(super) store: Store,
+    pub(super) arguments: AppArguments,
+    sandbox: Option<Isolation>,
+}
+
+impl App {
+    pub(super) fn open(common: &Common, arguments: &AppArguments) -> Result<App, Failure> {
+        let folder = &arguments.app;
+        if !folder.is_dir() {
+            return Err(Failure::usage(format!("`{}` is not a folder", folder.display()))
+                .advise("name the folder of the app: `forge build FOLDER`"));
+        }
+        Ok(App {
+            folder: folder.clone(),
+            settings: settings::of_app(folder)?,
+            user: settings::of_user()?,
+            store: open_store(common)?,
+            arguments: arguments.clone(),
+            sandbox: common.sandbox,
+        })
+    }
+
+    pub(super) fn snapshot(&self) -> Result<Snapshot, Failure> {
+        self.snapshot_without(&[])
+    }
+
+    /// The app's files but for what forge itself writes: these paths, and the store.
+    pub(super) fn snapshot_without(&self, written: &[PathBuf]) -> Result<Snapshot, Failure> {
+        let root = self.folder.canonicalize().unwrap_or_else(|_| self.folder.clone());
+        let own: Vec<String> = written
+            .iter()
+            .map(|path| std::path::absolute(path).unwrap_or_else(|_| path.clone()))
+            .chain([self.store.root().to_owned()])
+            .filter_map(|path| Some(path.strip_prefix(&root).ok()?.to_string_lossy().into_owned()))
+            .filter(|path| !path.is_empty())
+            .collect();
+        let rules = Rules::new(&self.settings.source.include, &self.settings.source.exclude)?
+            .without(&own)?;
+        Ok(Snapshot::take(&self.folder, &rules)?)
+    }
+
+    pub(super) fn facts(&self, snapshot: &Snapshot) -> Result<Facts, Failure> {
+        let mut facts = facts::collect(&SnapshotFiles(snapshot))?;
+        if !self.settings.python.extras.is_empty() {
+            facts.insert("python.extras", self.settings.python.extras.join(" "), "forge.toml");
+        }
+        Ok(facts)
+    }
+
+    pub(super) fn plan(
+        &self,
+        snapshot: &Snapshot,
+        facts: &Facts,
+        events: &Events,
+    ) -> Result<Planned, Failure> {
+        let settings = &self.settings;
+        for name in settings.environment.keys().chain(settings.build.environment.keys()) {
+            if name.is_empty() || name.contains(['=', '\0']) {
+                return Err(Failure::usage(format!(
+                    "forge.toml: `{name}` cannot be the name of a variable"
+                )));
+            }
+        }
+        let wishes = Wishes {
+            buildpack: self.arguments.buildpack.clone().or_else(|| settings.buildpack.clone()),
+            skip: settings.skip.clone(),
+            release: settings.base.release.clone(),
+            runtime: settings.packages.runtime.clone(),
+            build: settings.packages.build.clone(),
+            environment: settings.environment.clone(),
+            build_environment: settings.build.environment.clone(),
+            processes: settings.processes.clone(),
+            labels: settings.labels.clone(),
+            launcher: LAUNCHER.to_vec(),
+        };
+        let library = Library::new(&own_buildpacks(snapshot)?)?;
+        let planned = buildpack::plan(&library, facts, &wishes)
+            .map_err(|error| self.explain(error.into(), snapshot))?;
+        events.send(Event::Detected {
+            buildpack: planned.about.clone(),
+            facts: planned
+                .evidence
+                .iter()
+                .map(|(name, value, origin)| FactShown {
+                    name: name.clone(),
+                    value: value.clone(),
+                    origin: origin.clone(),
+                })
+                .collect(),
+        });
+        for (path, decision) in &snapshot.decisions {
+            if decision.included && decision.rule.contains("frameworks need it") {
+                events.notice(
+                    format!("`{path}` is ignored by git and goes into the image, as the framework reads it"),
+                    Some("if it holds secrets, exclude it: `[source] exclude` in forge.toml".to_owned()),
+                );
+            }
+        }
+        for (message, advice) in &planned.notices {
+            events.notice(message.clone(), Some(advice.clone()));
+        }
+        if facts.contains("dockerfile") {
+            events.notice("the Dockerfile is not used: forge plans from the app itself", None);
+        }
+        if !planned.plan.image.processes.contains_key("web") {
+            events.notice(
+                "no `web` process is known: the image starts nothing by itself",
+                Some("say how the app starts, in a Procfile (`web: …`) or forge.toml (`[processes]`)".to_owned()),
+            );
+        }
+        events.send(Event::Planned {
+            steps: planned
+                .plan
+                .steps
+                .iter()
+                .map(|step| StepShown {
+                    name: step.name.clone(),
+                    about: step.about.clone(),
+                    needs: step.root.clone(),
+                })
+                .collect(),
+        });
+        Ok(planned)
+    }
+
+    /// When nothing was detected, names that are nearly right help most.
+    fn explain(&self, failure: Failure, snapshot: &Snapshot) -> Failure {
+        if failure.kind != Kind::NothingDetected {
+            return failure;
+        }
+        let mut failure = failure;
+        failure.message = format!("{} in `{}`", failure.message, self.folder.display());
+        let nothing_there = snapshot.files.is_empty();
+        let misses = facts::near_misses(&snapshot.files);
+        let mut advice: Vec<String> = misses
+            .into_iter()
+            .map(|miss| {
+                // Advice names folders as seen from the app's; the user may be elsewhere.
+                let here = self.folder.as_os_str() == ".";
+                let command = format!(
+                    "forge build {}/",
+                    self.folder.display().to_string().trim_end_matches('/')
+                );
+                let advice =
+                    if here { miss.advice } else { miss.advice.replace("forge build ", &command) };
+                if miss.path.ends_with(&miss.meant) {
+                    format!("there is `{}`: {advice}", miss.path)
+                } else {
+                    format!("`{}`: did you mean `{}`? {advice}", miss.path, miss.meant)
+                }
+            })
+            .collect();
+        if nothing_there {
+            advice.push("the folder is empty, or all that is in it is excluded".to_owned());
+        }
+        advice.append(&mut failure.advice);
+        failure.advice = advice;
+        failure
+    }
+
+    pub(super) fn lock_path(&self) -> PathBuf {
+        self.folder.join(lock::FILE)
+    }
+
+    pub(super) fn lock(&self) -> Result<Lock, Failure> {
+        let path = self.lock_path();
+        match fs::read_to_string(&path) {
+            Ok(text) => Ok(Lock::parse(&text)?),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Lock::default()),
+            Err(error) => {
+                Err(Failure::usage(format!("could not read `{}`: {error}", path.display())))
+            }
+        }
+    }
+
+    /// Fills in the exact packages of each package step, from the lock or by
+    /// solving.
+    pub(super) fn choose_packages(
+        &self,
+        plan: &mut Plan,
+        lock: &mut Lock,
+        events: &Events,
+    ) -> Result<(), Failure> {
+        let architecture = architecture();
+        let mut archives: BTreeMap<String, archive::Archive> = BTreeMap::new();
+        let mut chosen: BTreeMap<String, Vec<crate::plan::Package>> = BTreeMap::new();
+        for step in &mut plan.steps {
+            let Action::Packages { release, names, packages, bottom, setup } = &mut step.action
+            else {
+                continue;
+            };
+            *setup = engine::setup(*bottom);
+            let below: Vec<_> = step
+                .root
+                .iter()
+                .flat_map(|input| chosen.get(input).cloned().unwrap_or_default())
+                .collect();
+            let request = lock::request(release, architecture, names, &below);
+            let known = lock.packages(&step.name, &request);
+            let locked = known.is_some();
+            *packages = match known {
+                Some(packages) => packages,
+                None if self.arguments.locked => {
+                    return Err(Failure::usage(format!(
+                        "forge.lock does not name the packages of step `{}`",
+                        step.name
+                    ))
+                    .advise("build once without --locked, and commit forge.lock"));
+                }
+                None => {
+                    if !archives.contains_key(release) {
+                        events.send(Event::Solving { release: release.clone() });
+                        let (mirrors, _) = settings::mirrors(&self.user.debian);
+                        let now = SystemTime::now()
+                            .duration_since(UNIX_EPOCH)
+                            .map_or(0, |time| time.as_secs());
+                        let now = i64::try_from(now).unwrap_or(i64::MAX);
+                        let read = archive::read(
+                            release,
+                            architecture,
+                            &mirrors,
+                            &Downloads::new()?,
+                            &self.store,
+                            now,
+                        )?;
+                        archives.insert(release.clone(), read);
+                    }
+                    let archive = &archives[release.as_str()];
+                    let packages = archive.choose(
+                        &step.name,
+                        release,
+                        architecture,
+                        names,
+                        &below,
+                        *bottom,
+                    )?;
+                    lock.set_packages(PackageSet {
+                        step: step.name.clone(),
+                        request,
+                        release: archive.label.clone(),
+                        packages: packages.clone(),
+                    });
+                    packages
+                }
+            };
+            events.send(Event::Solved {
+                step: step.name.clone(),
+                packages: packages.len(),
+                bytes: packages.iter().map(|package| package.size).sum(),
+                locked,
+            });
+            chosen.insert(step.name.clone(), packages.clone());
+        }
+        Ok(())
+    }
+
+    /// The first way of isolation that works here, or what failed.
+    pub(super) fn mode(&self) -> Result<Mode, Vec<sandbox::Probed>> {
+        probe_mode(&self.store, self.sandbox)
+    }
+
+    pub(super) fn save_lock(&self, lock: &Lock, events: &Events) -> Result<(), Failure> {
+        let text = lock.text();
+        let there = fs::read_to_string(self.lock_path()).unwrap_or_default();
+        if self.arguments.locked && there != text {
+            return Err(Failure::usage(
+                "forge.lock does not name all that the build chose, or names more",
+            )
+            .advise("build once without --locked, and commit forge.lock"));
+        }
+        self.write_lock(&text, events);
+        Ok(())
+    }
+
+    /// Writes the lock, whole or not at all. One that cannot be written does not
+    /// undo the build: the next one chooses anew.
+    pub(super) fn write_lock(&self, text: &str, events: &Events) {
+        let path = self.lock_path();
+        if fs::read_to_string(&path).is_ok_and(|there| there == text) {
+            return;
+        }
+        // The name is one that never counts as a file of the app.
+        let written = tempfile::Builder::new()
+            .prefix(".forge.lock-")
+            .tempfile_in(&self.folder)
+            .and_then(|mut file| {
+                use std::io::Write;
+                use std::os::unix::fs::PermissionsExt;
+                file.write_all(text.as_bytes())?;
+                file.as_file().set_permissions(fs::Permissions::from_mode(0o644))?;
+                file.as_file().sync_all()?;
+                Ok(file)
+            })
+            .and_then(|file| file.persist(&path).map_err(|error| error.error));
+        if let Err(error) = written {
+            events.notice(
+                format!("could not write `{}`: {error}", path.display()),
+                Some("without it, the next build may choose newer packages".to_owned()),
+            );
+        }
+    }
+
+    /// The root under which the app's last image is kept in the store.
+    pub(super) fn root_name(&self) -> Result<String, Failure> {
+        let folder = self.folder.canonicalize().map_err(|error| {
+            Failure::usage(format!("could not find `{}`: {error}", self.folder.display()))
+        })?;
+        Ok(folder.to_string_lossy().into_owned())
+    }
+}
+
+/// Buildpacks that the app brings along, in `.forge/buildpacks/`.
+fn own_buildpacks(snapshot: &Snapshot) -> Result<BTreeMap<String, String>, Failure> {
+    const FOLDER: &str = ".forge/buildpacks/";
+    let mut found = BTreeMap::new();
+    for path in snapshot.files.iter().filter(|path| path.starts_with(FOLDER)) {
+        if let Some(text) = snapshot.text(path)? {
+            found.insert(path[FOLDER.len()..].to_owned(), text);
+        }
+    }
+    Ok(found)
+}
+
+/// Facts read the app's files through this.
+struct SnapshotFiles<'a>(&'a Snapshot);
+
+impl Files for SnapshotFiles<'_> {
+    fn paths(&self) -> &[String] {
+        &self.0.files
+    }
+
+    fn read(&self, path: &str) -> Result<Option<String>, FactError> {
+        self.0.text(path).map_err(|error| {
+            use std::error::Error;
+            let message = error.source().map_or_else(|| error.to_string(), ToString::to_string);
+            FactError { path: path.to_owned(), line: None, message }
+        })
+    }
+}
