@@ -4,7 +4,7 @@
 set -eu
 cd "$(dirname "$0")/.."
 
-need="docker.io runc skopeo umoci docker-registry postgresql faketime apache2-utils util-linux"
+need="docker.io runc skopeo umoci docker-registry postgresql faketime apache2-utils util-linux mount procps"
 missing=""
 for package in $need; do
     dpkg-query -W -f='${Status}' "$package" 2>/dev/null | grep -q 'ok installed' || missing="$missing $package"
@@ -20,6 +20,8 @@ if [ -n "$missing" ]; then
     # shellcheck disable=SC2086
     apt-get install -y -qq --no-install-recommends $missing >/dev/null
 fi
+# From Debian 13 on, Docker's client is a package of its own.
+command -v docker >/dev/null || apt-get install -y -qq --no-install-recommends docker-cli >/dev/null
 
 # On a file system that an ordinary user reaches too: tests run forge as one.
 FORGE_TEST_FOLDER=$(mktemp -d "${TMPDIR:-/tmp}/forge-it.XXXXXX")
