@@ -12,6 +12,7 @@
 
 mod library;
 mod planner;
+mod steps;
 mod template;
 
 use std::collections::BTreeMap;

@@ -2,39 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::steps::{Maker, launcher_step, source_step};
 use super::template::{Filled, fill, holds};
 use super::{Buildpack, BuildpackError, Library, StepTemplate};
-use crate::digest::Digest;
 use crate::facts::Facts;
-use crate::plan::{
-    APP_FOLDER, Action, Hint, ImageRecipe, LayerRecipe, MadeFile, Output, Plan, Process, Selection,
-    Step,
-};
-use crate::tree::STAMP;
-
-/// Where the launcher looks for the process table; the layout of Cloud Native
-/// Buildpacks, so that platforms that know it feel at home.
-const TABLE: &str = "layers/config/metadata.toml";
-const LAUNCHER: &str = "cnb/lifecycle/launcher";
-
-/// What packages ship for people at a terminal and not for apps. Licences stay.
-const DROPPED_FROM_PACKAGES: &[&str] = &[
-    "usr/share/doc/**",
-    "!usr/share/doc/*/copyright",
-    "usr/share/man/**",
-    "usr/share/info/**",
-    "usr/share/locale/**",
-    "!usr/share/locale/locale.alias",
-    "usr/share/lintian/**",
-    "usr/share/bug/**",
-    "usr/share/gcc/python/**",
-    "usr/share/gdb/**",
-    "var/cache/**",
-    "var/log/**",
-    "var/lib/apt/lists/**",
-    "run/**",
-    "/forge",
-];
+use crate::plan::{Hint, ImageRecipe, LayerRecipe, Plan, Process};
 
 /// What the user asks for beyond what facts say.
 #[derive(Clone, Debug, Default)]
@@ -363,7 +335,11 @@ fn processes(
     Ok(processes)
 }
 
-fn required(buildpack: &str, template: &str, facts: &Facts) -> Result<String, BuildpackError> {
+pub(super) fn required(
+    buildpack: &str,
+    template: &str,
+    facts: &Facts,
+) -> Result<String, BuildpackError> {
     match fill(template, facts) {
         Filled::Text(text) => Ok(text),
         Filled::Nothing => Ok(String::new()),
@@ -373,243 +349,10 @@ fn required(buildpack: &str, template: &str, facts: &Facts) -> Result<String, Bu
     }
 }
 
-struct Maker<'a> {
-    library: &'a Library,
-    facts: &'a Facts,
-    wishes: &'a Wishes,
-    release: &'a str,
-    hints: Vec<Hint>,
-}
-
-impl Maker<'_> {
-    /// `base`, and `runtime` and `build` when there is something in them.
-    fn package_steps(&self, chain: &[&Buildpack]) -> Vec<Step> {
-        let mut names: [BTreeSet<String>; 3] = Default::default();
-        for packages in chain.iter().flat_map(|buildpack| &buildpack.packages) {
-            if holds(&packages.when, self.facts) {
-                for (set, add) in
-                    names.iter_mut().zip([&packages.base, &packages.runtime, &packages.build])
-                {
-                    set.extend(add.iter().cloned());
-                }
-            }
-        }
-        let [base, mut runtime, mut build] = names;
-        runtime.extend(self.wishes.runtime.iter().cloned());
-        build.extend(self.wishes.build.iter().cloned());
-        let mut steps =
-            vec![self.packages("base", "Debian and the language's runtime", base, true)];
-        if !runtime.is_empty() {
-            steps.push(self.packages("runtime", "packages that the app runs with", runtime, false));
-        }
-        if !build.is_empty() {
-            steps.push(self.packages("build", "packages that steps build with", build, false));
-        }
-        steps
-    }
-
-    fn packages(&self, name: &str, about: &str, names: BTreeSet<String>, bottom: bool) -> Step {
-        let action = Action::Packages {
-            release: self.release.to_owned(),
-            names: names.into_iter().collect(),
-            packages: Vec::new(),
-            setup: Digest::of(b""),
-            bottom,
-        };
-        Step {
-            root: if bottom { Vec::new() } else { vec!["base".to_owned()] },
-            drop: DROPPED_FROM_PACKAGES.iter().map(|&glob| glob.to_owned()).collect(),
-            environment: base_environment(),
-            hints: self.hints.clone(),
-            ..Step::new(name, about, action)
-        }
-    }
-
-    /// The step, and before it the step that provides the app's files to it.
-    fn step(
-        &self,
-        buildpack: &Buildpack,
-        template: &StepTemplate,
-        planned: &BTreeSet<String>,
-    ) -> Result<Vec<Step>, BuildpackError> {
-        let filled = |text: &str| required(&buildpack.name, text, self.facts);
-        let mut steps = Vec::new();
-        let mut root: Vec<String> = template
-            .root
-            .iter()
-            .filter_map(|name| match name.strip_suffix('?') {
-                Some(name) => planned.contains(name).then(|| name.to_owned()),
-                None => Some(name.clone()),
-            })
-            .collect();
-        if !template.source.is_empty() {
-            let mut rules = Vec::new();
-            for rule in &template.source {
-                let text = filled(rule)?;
-                if text == *rule {
-                    rules.push(text);
-                } else {
-                    // A fact lists files, one a line: each is meant literally.
-                    rules.extend(text.lines().map(|path| format!("/{}", literal(path))));
-                }
-            }
-            let name = format!("{} files", template.name);
-            steps.push(source_step(&name, "files of the app", &rules));
-            root.push(name);
-        }
-        let mut environment = base_environment();
-        for (name, value) in &template.environment {
-            match fill(value, self.facts) {
-                Filled::Text(text) => drop(environment.insert(name.clone(), text)),
-                Filled::Nothing => {}
-                Filled::Missing(fact) => {
-                    return Err(BuildpackError::NoFact { buildpack: buildpack.name.clone(), fact });
-                }
-            }
-        }
-        if template.build_environment {
-            environment.extend(self.wishes.build_environment.clone());
-        }
-        let mut files = BTreeMap::new();
-        for script in &template.files {
-            let path = format!("{}/{script}", buildpack.name);
-            let text = self.library.text(&path).ok_or_else(|| BuildpackError::NoScript {
-                buildpack: buildpack.name.clone(),
-                script: script.clone(),
-            })?;
-            files.insert(script.clone(), text.to_owned());
-        }
-        steps.push(Step {
-            name: template.name.clone(),
-            about: template.about.clone(),
-            action: Action::Command {
-                command: template
-                    .command
-                    .iter()
-                    .map(|word| filled(word))
-                    .collect::<Result<_, _>>()?,
-                files,
-            },
-            root,
-            outputs: template
-                .outputs
-                .iter()
-                .map(|path| match path.strip_suffix('?') {
-                    Some(path) => Output { path: path.to_owned(), optional: true },
-                    None => Output { path: path.clone(), optional: false },
-                })
-                .collect(),
-            drop: template.drop.clone(),
-            network: template.network,
-            pinned: template.pinned,
-            cache: template.cache.clone(),
-            environment,
-            directory: filled(&template.directory)?,
-            hints: self.hints.clone(),
-        });
-        Ok(steps)
-    }
-
-    fn image_environment(
-        &self,
-        chain: &[&Buildpack],
-    ) -> Result<BTreeMap<String, String>, BuildpackError> {
-        let mut environment = BTreeMap::from([
-            ("CNB_APP_DIR".to_owned(), format!("/{APP_FOLDER}")),
-            ("CNB_LAYERS_DIR".to_owned(), "/layers".to_owned()),
-            ("HOME".to_owned(), "/home/app".to_owned()),
-            ("LANG".to_owned(), "C.UTF-8".to_owned()),
-        ]);
-        for buildpack in chain {
-            for (name, value) in &buildpack.environment {
-                match fill(value, self.facts) {
-                    Filled::Text(text) => drop(environment.insert(name.clone(), text)),
-                    Filled::Nothing => {}
-                    Filled::Missing(fact) => {
-                        return Err(BuildpackError::NoFact {
-                            buildpack: buildpack.name.clone(),
-                            fact,
-                        });
-                    }
-                }
-            }
-        }
-        environment.extend(self.wishes.environment.clone());
-        let path =
-            environment.remove("PATH").unwrap_or_else(|| "/usr/local/bin:/usr/bin:/bin".to_owned());
-        // The launcher first, and process types as commands, as platforms expect.
-        environment.insert("PATH".to_owned(), format!("/cnb/process:/cnb/lifecycle:{path}"));
-        Ok(environment)
-    }
-}
-
-/// `.gitignore` patterns give some characters a meaning.
-fn literal(path: &str) -> String {
-    let mut pattern = String::with_capacity(path.len());
-    for character in path.chars() {
-        if "*?[]!#\\".contains(character) {
-            pattern.push('\\');
-        }
-        pattern.push(character);
-    }
-    pattern
-}
-
-/// What every command finds, so that no result depends on where it ran.
-fn base_environment() -> BTreeMap<String, String> {
-    [
-        ("HOME", "/tmp/home".to_owned()),
-        ("LANG", "C.UTF-8".to_owned()),
-        ("LC_ALL", "C.UTF-8".to_owned()),
-        ("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".to_owned()),
-        ("SOURCE_DATE_EPOCH", STAMP.to_string()),
-        ("TERM", "dumb".to_owned()),
-        ("TMPDIR", "/tmp".to_owned()),
-        ("TZ", "UTC".to_owned()),
-        ("USER", "root".to_owned()),
-    ]
-    .into_iter()
-    .map(|(name, value)| (name.to_owned(), value))
-    .collect()
-}
-
-fn source_step(name: &str, about: &str, rules: &[String]) -> Step {
-    Step::new(name, about, Action::Source { selection: Selection { rules: rules.to_vec() } })
-}
-
-/// The launcher, a link for each process type, and the process table.
-fn launcher_step(processes: &BTreeMap<String, Process>, launcher: &[u8]) -> Step {
-    let link = |target: &str| MadeFile::Link { target: target.to_owned() };
-    let mut files = BTreeMap::from([
-        (LAUNCHER.to_owned(), MadeFile::File { content: launcher.to_vec(), mode: 0o755 }),
-        ("cnb/lifecycle/forge".to_owned(), link("launcher")),
-        (TABLE.to_owned(), MadeFile::File { content: table(processes).into_bytes(), mode: 0o644 }),
-    ]);
-    for kind in processes.keys() {
-        files.insert(format!("cnb/process/{kind}"), link("/cnb/lifecycle/launcher"));
-    }
-    Step::new("launcher", "launcher and process types", Action::Files { files })
-}
-
-/// The process table in the form of the buildpacks specification
-/// (`platform.md`, "metadata.toml").
-fn table(processes: &BTreeMap<String, Process>) -> String {
-    let quoted = |text: &str| toml::Value::String(text.to_owned()).to_string();
-    let mut table = String::from("# Made by forge; read by the launcher.\n");
-    for (kind, process) in processes {
-        table.push_str(&format!(
-            "\n[[processes]]\ntype = {}\ncommand = [{}]\ndirect = false\ndefault = {}\nworking-dir = \"/{APP_FOLDER}\"\n",
-            quoted(kind),
-            quoted(&process.command),
-            kind == "web",
-        ));
-    }
-    table
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::plan::{Action, Step};
 
     fn django() -> Facts {
         let mut facts = Facts::new();

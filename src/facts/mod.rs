@@ -59,6 +59,7 @@ mod python;
 mod ruby;
 #[cfg(test)]
 mod tests;
+mod tools;
 mod web;
 
 use std::collections::BTreeMap;

@@ -8,10 +8,8 @@
 use std::str::FromStr;
 
 use pep440_rs::{Version, VersionSpecifiers};
-use serde::Deserialize;
 
-use crate::facts::Refusal;
-use crate::facts::error::toml;
+use crate::facts::{Refusal, tools};
 
 /// A series is allowed when one of its patch releases up to this one is; no
 /// series of Python 3 has come near it.
@@ -155,56 +153,27 @@ pub fn runtime_txt(text: &str) -> Result<(Release, usize), Refusal> {
     })
 }
 
-/// `.tool-versions`: the first version of the `python` line. `None` when there
-/// is none, or it leaves the choice to the machine.
+/// `.tool-versions`: the version of `python`, with its line. `None` when there is
+/// none, or it leaves the choice to the machine.
 ///
 /// # Errors
-/// Another Python than CPython, or a build that is not a release.
+/// A version that cannot be read.
 pub fn tool_versions(text: &str) -> Result<Option<(Release, usize)>, Refusal> {
-    for (line, content) in (1..).zip(text.lines()) {
-        let content = content.split('#').next().unwrap_or_default();
-        let mut words = content.split_whitespace();
-        if words.next() == Some("python")
-            && let Some(word) = words.next()
-        {
-            return of_a_tool(word, line);
-        }
-    }
-    Ok(None)
+    tools::tool_versions(text, "python").map_or(Ok(None), of_a_tool)
 }
 
-/// `mise.toml`: `tools.python`, as a text, a list or a table.
+/// `mise.toml`: the version of `python`, likewise.
 ///
 /// # Errors
 /// Not TOML; otherwise as [`tool_versions`].
 pub fn mise(text: &str) -> Result<Option<(Release, usize)>, Refusal> {
-    #[derive(Deserialize)]
-    struct Document {
-        tools: Option<Tools>,
-    }
-    #[derive(Deserialize)]
-    struct Tools {
-        python: Option<toml::Spanned<toml::Value>>,
-    }
-    let document: Document = toml(text)?;
-    let Some(python) = document.tools.and_then(|tools| tools.python) else { return Ok(None) };
-    let line = crate::facts::error::Lines::new(text).number(python.span().start);
-    let value = match python.get_ref() {
-        toml::Value::Array(list) => list.first(),
-        value => Some(value),
-    };
-    let value = value.and_then(|value| value.get("version").or(Some(value)));
-    value.and_then(toml::Value::as_str).map_or(Ok(None), |word| of_a_tool(word, line))
+    tools::mise(text, "python")?.map_or(Ok(None), of_a_tool)
 }
 
-fn of_a_tool(word: &str, line: usize) -> Result<Option<(Release, usize)>, Refusal> {
-    let machine = ["ref:", "path:"].iter().any(|front| word.starts_with(front));
-    if machine || ["system", "latest"].contains(&word) {
-        return Ok(None);
-    }
-    let word = word.strip_prefix("latest:").or(word.strip_prefix("prefix:")).unwrap_or(word);
-    let refused = |message: String| Refusal::at(line, message);
-    word.parse().map(|release| Some((release, line))).map_err(refused)
+fn of_a_tool((word, line): (String, usize)) -> Result<Option<(Release, usize)>, Refusal> {
+    word.parse()
+        .map(|release| Some((release, line)))
+        .map_err(|message: String| Refusal::at(line, message))
 }
 
 /// A `requires-python`.

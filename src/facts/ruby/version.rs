@@ -7,10 +7,7 @@
 use std::cmp::Ordering;
 use std::str::FromStr;
 
-use serde::Deserialize;
-
-use crate::facts::Refusal;
-use crate::facts::error::{Lines, toml};
+use crate::facts::{Refusal, tools};
 
 /// A version of RubyGems: `3.3.8`, `3.5.0.preview1`.
 #[derive(Clone, Debug)]
@@ -237,55 +234,27 @@ pub fn ruby_version_file(text: &str) -> Result<(Release, usize), Refusal> {
     Err(Refusal::whole("names no version: write three numbers, such as `3.3.8`"))
 }
 
-/// `.tool-versions`: the first version of the `ruby` line. `None` when there is
+/// `.tool-versions`: the version of `ruby`, with its line. `None` when there is
 /// none, or it leaves the choice to the machine.
 ///
 /// # Errors
 /// A version that cannot be read.
 pub fn tool_versions(text: &str) -> Result<Option<(Release, usize)>, Refusal> {
-    for (line, content) in (1..).zip(text.lines()) {
-        let mut words = content.split('#').next().unwrap_or_default().split_whitespace();
-        if words.next() == Some("ruby")
-            && let Some(word) = words.next()
-        {
-            return of_a_tool(word, line);
-        }
-    }
-    Ok(None)
+    tools::tool_versions(text, "ruby").map_or(Ok(None), of_a_tool)
 }
 
-/// `mise.toml`: `tools.ruby`, as a text, a list or a table.
+/// `mise.toml`: the version of `ruby`, likewise.
 ///
 /// # Errors
 /// Not TOML; otherwise as [`tool_versions`].
 pub fn mise(text: &str) -> Result<Option<(Release, usize)>, Refusal> {
-    #[derive(Deserialize)]
-    struct Document {
-        tools: Option<Tools>,
-    }
-    #[derive(Deserialize)]
-    struct Tools {
-        ruby: Option<toml::Spanned<toml::Value>>,
-    }
-    let document: Document = toml(text)?;
-    let Some(ruby) = document.tools.and_then(|tools| tools.ruby) else { return Ok(None) };
-    let line = Lines::new(text).number(ruby.span().start);
-    let value = match ruby.get_ref() {
-        toml::Value::Array(list) => list.first(),
-        value => Some(value),
-    };
-    let value = value.and_then(|value| value.get("version").or(Some(value)));
-    value.and_then(toml::Value::as_str).map_or(Ok(None), |word| of_a_tool(word, line))
+    tools::mise(text, "ruby")?.map_or(Ok(None), of_a_tool)
 }
 
-fn of_a_tool(word: &str, line: usize) -> Result<Option<(Release, usize)>, Refusal> {
-    let machine = ["ref:", "path:"].iter().any(|front| word.starts_with(front));
-    if machine || ["system", "latest"].contains(&word) {
-        return Ok(None);
-    }
-    let word = word.strip_prefix("latest:").or(word.strip_prefix("prefix:")).unwrap_or(word);
-    let refused = |message: String| Refusal::at(line, message);
-    word.parse().map(|release| Some((release, line))).map_err(refused)
+fn of_a_tool((word, line): (String, usize)) -> Result<Option<(Release, usize)>, Refusal> {
+    word.parse()
+        .map(|release| Some((release, line)))
+        .map_err(|message: String| Refusal::at(line, message))
 }
 
 /// The start of a text, for a message.
