@@ -190,10 +190,15 @@ impl App {
                     "forge build {}/",
                     self.folder.display().to_string().trim_end_matches('/')
                 );
-                let advice =
-                    if here { miss.advice } else { miss.advice.replace("forge build ", &command) };
+                let advice = if here {
+                    miss.advice.clone()
+                } else {
+                    miss.advice.replace("forge build ", &command)
+                };
                 if miss.path.ends_with(&miss.meant) {
                     format!("there is `{}`: {advice}", miss.path)
+                } else if !miss.advice.starts_with("rename") {
+                    format!("there is `{}` and no {}: {advice}", miss.path, miss.meant)
                 } else {
                     format!("`{}`: did you mean `{}`? {advice}", miss.path, miss.meant)
                 }

@@ -59,6 +59,9 @@ pub fn collect(files: &dyn Files, facts: &mut Facts) -> Result<(), FactError> {
         if let Some(origin) = app.compress(&name)? {
             facts.insert("django.compress", "yes", origin);
         }
+        if let Some(better) = for_production(&name, files.paths()) {
+            facts.insert("django.settings.production", better, origin.as_str());
+        }
         facts.insert("django.settings", name.as_str(), origin);
         module = name;
     }
@@ -69,6 +72,26 @@ pub fn collect(files: &dyn Files, facts: &mut Facts) -> Result<(), FactError> {
         facts.insert("django.messages", "yes", path);
     }
     Ok(())
+}
+
+/// Settings for production that stand beside settings whose name says that they
+/// are for development.
+fn for_production(module: &str, paths: &[String]) -> Option<String> {
+    let (package, name) = module.rsplit_once('.')?;
+    if !["dev", "development", "local"].contains(&name) {
+        return None;
+    }
+    let folder = package.replace('.', "/");
+    ["production", "prod"]
+        .iter()
+        .find(|better| {
+            let file = format!("{folder}/{better}.py");
+            paths.iter().any(|path| {
+                path.strip_suffix(&file)
+                    .is_some_and(|front| front.is_empty() || front.ends_with('/'))
+            })
+        })
+        .map(|better| format!("{package}.{better}"))
 }
 
 /// The shallowest manage.py; several when nothing tells them apart.
@@ -385,6 +408,20 @@ mod tests {
     #[track_caller]
     fn star(line: &str, module: &str, is_package: bool, expected: Option<&str>) {
         assert_eq!(star_import(line, module, is_package).as_deref(), expected);
+    }
+
+    #[test]
+    fn settings_for_development() {
+        let check = |module: &str, paths: &[&str], expected: Option<&str>| {
+            let paths: Vec<String> = paths.iter().map(|&path| path.to_owned()).collect();
+            assert_eq!(for_production(module, &paths).as_deref(), expected, "{module}");
+        };
+        let both = ["site/settings/dev.py", "site/settings/production.py"];
+        check("site.settings.dev", &both, Some("site.settings.production"));
+        check("site.settings.dev", &["src/site/settings/prod.py"], Some("site.settings.prod"));
+        check("site.settings.dev", &["other-site/settings/prod.py"], None);
+        check("site.settings.base", &both, None);
+        check("settings", &both, None);
     }
 
     #[test]

@@ -23,6 +23,7 @@
 //! | `python.src` | `src` when packages lie in `src/` |
 //! | `django.manage`, `django.dir` | the path of manage.py, and its folder (`.` for the root) |
 //! | `django.ambiguous` | several manage.py at one depth; then there is no `django.manage` |
+//! | `django.settings.production` | settings for production beside those for development that were found |
 //! | `django.settings`, `django.wsgi`, `django.asgi` | dotted modules, relative to `django.dir` |
 //! | `django.celery` | the package that holds celery.py |
 //! | `django.messages` | `yes` when a `.po` lacks its `.mo` |

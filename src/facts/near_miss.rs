@@ -147,6 +147,11 @@ fn without_lock(at_root: &dyn Fn(&str) -> bool) -> Vec<NearMiss> {
         let advice = "list the dependencies in requirements.txt or pyproject.toml";
         miss("setup.py", "requirements.txt", advice);
     }
+    let described = ["Pipfile", "pyproject.toml", "setup.py"].iter().any(|name| at_root(name));
+    if at_root("manage.py") && !described {
+        let advice = "list Django and the app's other packages in requirements.txt (`pip freeze` names them)";
+        miss("manage.py", "requirements.txt", advice);
+    }
     found
 }
 

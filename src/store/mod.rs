@@ -144,9 +144,11 @@ const FOLDERS: [&str; 7] = ["blobs", "trees", "roots", "locks", "tmp", "records"
 /// A folder without version file may hold only what a forge that was killed while
 /// it made the store has left.
 fn refuse_strangers(root: &Path) -> Result<(), StoreError> {
+    // `version` itself may have been written by another forge since the caller looked.
+    const FILES: [&str; 3] = ["lock", "version", "downloads"];
     for entry in fs::read_dir(root).map_err(failed("read", root))? {
         let name = entry.map_err(failed("read", root))?.file_name();
-        if name != "lock" && name != "downloads" && !FOLDERS.iter().any(|folder| name == *folder) {
+        if !FILES.iter().chain(&FOLDERS).any(|own| name == *own) {
             let stranger = name.to_string_lossy().into_owned();
             return Err(StoreError::NotAStore { root: root.to_owned(), stranger });
         }

@@ -53,6 +53,12 @@ fn nothing_to_build() {
     );
     refused(
         &forge,
+        &app("bare", &[("manage.py", "import django"), ("site/settings.py", "")]),
+        3,
+        &["there is `manage.py` and no requirements.txt"],
+    );
+    refused(
+        &forge,
         &app("deep", &[("a/b/manage.py", "import django"), ("a/b/requirements.txt", "django\n")]),
         3,
         &["a/b", "forge build"],
