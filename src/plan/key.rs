@@ -141,6 +141,16 @@ mod tests {
     }
 
     #[test]
+    fn values_of_variables_are_in_the_key() {
+        let with = |value: &str| {
+            let mut step = step("a", &[]);
+            step.environment.insert("A".to_owned(), value.to_owned());
+            key(&step, "linux/amd64", &[])
+        };
+        assert_ne!(with("b"), with("c"));
+    }
+
+    #[test]
     fn what_is_not_in_the_key() {
         not_in_the_key(|step| step.name = "b".to_owned());
         not_in_the_key(|step| step.about = "other words".to_owned());
