@@ -78,6 +78,7 @@ impl Maker<'_> {
             packages: Vec::new(),
             setup: Digest::of(b""),
             bottom,
+            linked: None,
         };
         Step {
             root: if bottom { Vec::new() } else { vec!["base".to_owned()] },

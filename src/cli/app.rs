@@ -5,22 +5,17 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::path::PathBuf;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use clap::Args;
 
 use super::failure::{Failure, Kind};
-use super::machine::{architecture, open_store, probe_mode};
+use super::machine::{open_store, probe_mode};
 use super::settings::{self, AppSettings, UserSettings};
 use super::{Common, Isolation};
 use crate::buildpack::{self, Library, Planned, Wishes};
-use crate::debian::archive;
-use crate::download::Downloads;
-use crate::engine;
 use crate::event::{Event, Events, FactShown, StepShown};
 use crate::facts::{self, FactError, Facts, Files};
-use crate::lock::{self, Lock, PackageSet};
-use crate::plan::{Action, Plan};
+use crate::lock::{self, Lock};
 use crate::sandbox::{self, Mode};
 use crate::source::{Rules, Snapshot};
 use crate::store::Store;
@@ -225,87 +220,6 @@ impl App {
                 Err(Failure::usage(format!("could not read `{}`: {error}", path.display())))
             }
         }
-    }
-
-    /// Fills in the exact packages of each package step, from the lock or by
-    /// solving.
-    pub(super) fn choose_packages(
-        &self,
-        plan: &mut Plan,
-        lock: &mut Lock,
-        events: &Events,
-    ) -> Result<(), Failure> {
-        let architecture = architecture();
-        let mut archives: BTreeMap<String, archive::Archive> = BTreeMap::new();
-        let mut chosen: BTreeMap<String, Vec<crate::plan::Package>> = BTreeMap::new();
-        for step in &mut plan.steps {
-            let Action::Packages { release, names, packages, bottom, setup } = &mut step.action
-            else {
-                continue;
-            };
-            *setup = engine::setup(*bottom);
-            let below: Vec<_> = step
-                .root
-                .iter()
-                .flat_map(|input| chosen.get(input).cloned().unwrap_or_default())
-                .collect();
-            let request = lock::request(release, architecture, names, &below);
-            let known = lock.packages(&step.name, &request);
-            let locked = known.is_some();
-            *packages = match known {
-                Some(packages) => packages,
-                None if self.arguments.locked => {
-                    return Err(Failure::usage(format!(
-                        "forge.lock does not name the packages of step `{}`",
-                        step.name
-                    ))
-                    .advise("build once without --locked, and commit forge.lock"));
-                }
-                None => {
-                    if !archives.contains_key(release) {
-                        events.send(Event::Solving { release: release.clone() });
-                        let (mirrors, _) = settings::mirrors(&self.user.debian);
-                        let now = SystemTime::now()
-                            .duration_since(UNIX_EPOCH)
-                            .map_or(0, |time| time.as_secs());
-                        let now = i64::try_from(now).unwrap_or(i64::MAX);
-                        let read = archive::read(
-                            release,
-                            architecture,
-                            &mirrors,
-                            &Downloads::new()?,
-                            &self.store,
-                            now,
-                        )?;
-                        archives.insert(release.clone(), read);
-                    }
-                    let archive = &archives[release.as_str()];
-                    let packages = archive.choose(
-                        &step.name,
-                        release,
-                        architecture,
-                        names,
-                        &below,
-                        *bottom,
-                    )?;
-                    lock.set_packages(PackageSet {
-                        step: step.name.clone(),
-                        request,
-                        release: archive.label.clone(),
-                        packages: packages.clone(),
-                    });
-                    packages
-                }
-            };
-            events.send(Event::Solved {
-                step: step.name.clone(),
-                packages: packages.len(),
-                bytes: packages.iter().map(|package| package.size).sum(),
-                locked,
-            });
-            chosen.insert(step.name.clone(), packages.clone());
-        }
-        Ok(())
     }
 
     /// The first way of isolation that works here, or what failed.

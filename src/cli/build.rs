@@ -13,6 +13,7 @@ use super::app::{App, AppArguments};
 use super::failure::{Failure, Kind};
 use super::machine::{architecture, processors};
 use super::output::{Target, created};
+use super::packages::Chooser;
 use super::settings;
 use super::{Common, interrupt, view};
 use crate::buildpack::Planned;
@@ -91,8 +92,9 @@ pub(super) fn build(common: &Common, arguments: &BuildArguments) -> Result<ExitC
         let facts = app.facts(&snapshot)?;
         let mut planned = app.plan(&snapshot, &facts, &events)?;
         let mut lock = app.lock()?;
-        app.choose_packages(&mut planned.plan, &mut lock, &events)?;
-        let built = app.run(&planned.plan, &snapshot, &mut lock, &events, &running, arguments)?;
+        let chooser = Chooser::new(&app, &events);
+        chooser.choose_all(&mut planned.plan, &mut lock)?;
+        let built = app.run(&planned.plan, &snapshot, &mut lock, &chooser, &running, arguments)?;
         app.save_lock(&lock, &events)?;
         let image = image::assemble(&image_settings(&planned, &created), built.layers.clone())?;
         app.keep(&image)?;
@@ -120,10 +122,11 @@ impl App {
         plan: &Plan,
         snapshot: &Snapshot,
         lock: &mut Lock,
-        events: &Events,
+        chooser: &Chooser<'_>,
         running: &Running,
         arguments: &BuildArguments,
     ) -> Result<Built, Failure> {
+        let events = &chooser.events;
         let (mirrors, _) = settings::mirrors(&self.user.debian);
         let mode = OnceLock::new();
         let platform = format!("linux/{}", architecture());
@@ -142,6 +145,10 @@ impl App {
                     .map_err(|tried| EngineError::NoSandbox { tried })
             },
             downloads: &|| Ok(Downloads::new()?),
+            choose: &|step, below| {
+                let mut lock = shared.lock().unwrap_or_else(PoisonError::into_inner);
+                chooser.choose(step, below, &mut lock)
+            },
             addresses: &|package| mirrors.addresses(package),
             identity: Identity::of_machine(
                 &variables,

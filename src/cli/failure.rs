@@ -336,6 +336,9 @@ impl From<EngineError> for Failure {
                 }
             }
             EngineError::NoMirror { .. } | EngineError::Download(_) => Failure::of(Kind::Network, &error),
+            EngineError::NotLocked { .. } => Failure::of(Kind::Usage, &error)
+                .advise("build once without --locked, and commit forge.lock"),
+            EngineError::Archive(error) => error.into(),
             EngineError::Store(error) => error.into(),
             EngineError::Source(error) => error.into(),
             EngineError::Hint { .. } | EngineError::Panicked => Failure::of(Kind::Bug, &error),

@@ -20,6 +20,7 @@ mod files;
 mod interrupt;
 mod machine;
 mod output;
+mod packages;
 mod plan;
 mod run;
 mod settings;

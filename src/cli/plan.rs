@@ -9,6 +9,7 @@ use clap::Args;
 
 use super::app::{App, AppArguments};
 use super::failure::Failure;
+use super::packages::Chooser;
 use super::{Common, files, view};
 use crate::buildpack::{Library, Planned};
 use crate::event::FactShown;
@@ -105,9 +106,15 @@ fn detail(step: &Step) -> Option<String> {
             let pinned = if step.pinned { ", pinned in forge.lock" } else { "" };
             Some(format!("runs {}{network}{pinned}", command.join(" ")))
         }
-        Action::Packages { release, names, .. } => {
+        Action::Packages { release, names, linked, .. } => {
+            let mut names = names.clone();
+            if let Some(step) = linked {
+                names.push(format!("(and what step `{step}` names)"));
+            }
             Some(format!("Debian {release}: {}", names.join(" ")))
         }
+        Action::Libraries { .. } => Some("reads what programs link against".to_owned()),
+        Action::Take { patterns } => Some(format!("takes {}", patterns.join(" "))),
         Action::Source { selection } => Some(format!("files {}", selection.rules.join(" "))),
         Action::Files { .. } => None,
     }
@@ -121,7 +128,7 @@ pub(super) fn update(common: &Common, arguments: &UpdateArguments) -> Result<Exi
         let facts = app.facts(&snapshot)?;
         let mut planned = app.plan(&snapshot, &facts, &events)?;
         let mut lock = Lock::default();
-        app.choose_packages(&mut planned.plan, &mut lock, &events)?;
+        Chooser::new(&app, &events).choose_all(&mut planned.plan, &mut lock)?;
         // Pins are chosen by steps that run.
         app.save_lock(&lock, &events)?;
         events.notice(

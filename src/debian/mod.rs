@@ -17,6 +17,7 @@
 //! | `index` | packages by name, several sources merged |
 //! | `solve` | which packages, in which order |
 //! | `deb` | one `.deb`: its fields, its scripts, its files |
+//! | `linked` | which packages have the libraries that programs link against |
 //! | `rootfs` | dpkg's database, and the script that finishes the installation |
 //!
 //! - No clock, no environment, and no network but in `archive`: bytes and times come in.
@@ -29,6 +30,7 @@ pub mod deb;
 pub mod index;
 mod inside;
 mod keyring;
+pub mod linked;
 pub mod relation;
 pub mod release;
 pub mod rootfs;

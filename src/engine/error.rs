@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use thiserror::Error;
 
+use crate::debian::archive::ArchiveError;
 use crate::debian::deb::DebError;
 use crate::debian::rootfs::RootfsError;
 use crate::digest::Digest;
@@ -50,6 +51,15 @@ pub enum EngineError {
         /// The path.
         path: String,
     },
+    /// `forge.lock` may not change, and does not name a step's packages.
+    #[error("forge.lock does not name the packages of step `{step}`")]
+    NotLocked {
+        /// The step.
+        step: String,
+    },
+    /// No exact packages could be chosen.
+    #[error(transparent)]
+    Archive(#[from] ArchiveError),
     /// A part of forge failed in a way that it should not.
     #[error("forge failed while it built; this is a bug in forge")]
     Panicked,

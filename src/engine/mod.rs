@@ -15,10 +15,12 @@
 mod command;
 mod error;
 mod hints;
+mod libraries;
 mod made;
 mod network;
 mod packages;
 mod schedule;
+mod take;
 
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -49,6 +51,9 @@ pub use network::Identity;
 pub use packages::setup;
 use schedule::{Schedule, Task};
 
+/// Chooses the exact packages of a step on top of those below it.
+pub type Choose<'a> = dyn Fn(&Step, &[Package]) -> Result<Vec<Package>, EngineError> + Sync + 'a;
+
 /// All that a build needs, made by the command line.
 pub struct Engine<'a> {
     /// What is to be done.
@@ -67,6 +72,8 @@ pub struct Engine<'a> {
     pub mode: &'a (dyn Fn() -> Result<Mode, EngineError> + Sync),
     /// A client for downloads; made when the first one is needed.
     pub downloads: &'a (dyn Fn() -> Result<Downloads, EngineError> + Sync),
+    /// For package steps whose packages another step names.
+    pub choose: &'a Choose<'a>,
     /// Where a package may be had, best first.
     pub addresses: &'a (dyn Fn(&Package) -> Vec<String> + Sync),
     /// What fetch steps know of this machine's network.
@@ -105,8 +112,12 @@ pub struct Output {
 
 /// What one task gave.
 enum Done {
-    Step { ran: bool },
+    Step {
+        ran: bool,
+    },
     Layer(Layer),
+    /// The step made nothing, so there is nothing to pack.
+    NoLayer,
 }
 
 impl Engine<'_> {
@@ -117,6 +128,7 @@ impl Engine<'_> {
     pub fn build(&self) -> Result<Built, EngineError> {
         let state = State {
             trees: self.plan.steps.iter().map(|_| OnceLock::new()).collect(),
+            chosen: self.plan.steps.iter().map(|_| OnceLock::new()).collect(),
             ran: AtomicUsize::new(0),
         };
         let mut schedule = Schedule::new(self.plan, self.jobs);
@@ -132,7 +144,7 @@ impl Engine<'_> {
                         scope.spawn(move || {
                             let work = || match task {
                                 Task::Step(index) => self.step(state, index),
-                                Task::Layer(index) => self.layer(state, index).map(Done::Layer),
+                                Task::Layer(index) => self.layer(state, index),
                             };
                             // A task that ends without an answer would be waited for for ever.
                             let result = catch_unwind(AssertUnwindSafe(work))
@@ -153,6 +165,7 @@ impl Engine<'_> {
                             reused += 1;
                         }
                     }
+                    Ok(Done::NoLayer) => {}
                     Ok(Done::Layer(layer)) => {
                         if let Task::Layer(index) = task {
                             layers.insert(index, layer);
@@ -208,11 +221,15 @@ impl Engine<'_> {
 
     /// Finds out the tree of a step, running it if nobody knows.
     fn step(&self, state: &State, index: usize) -> Result<Done, EngineError> {
-        let step = &self.plan.steps[index];
+        self.complete(state, index)?;
+        let step = self.definition(state, index);
         let (tree, ran) = match &step.action {
             Action::Source { selection } => (self.snapshot.select(selection)?.digest(), None),
             Action::Files { files } => (made_tree(files).digest(), None),
-            Action::Command { .. } | Action::Packages { .. } => {
+            Action::Command { .. }
+            | Action::Packages { .. }
+            | Action::Libraries { .. }
+            | Action::Take { .. } => {
                 let inputs = state.inputs(self, step);
                 let (tree, from) = self.known_or_run(state, step, &inputs)?;
                 (tree, Some(from))
@@ -369,6 +386,8 @@ impl Engine<'_> {
             Action::Packages { packages, bottom, .. } => {
                 self.packages(step, key, inputs, packages, *bottom)
             }
+            Action::Libraries { inspected } => self.libraries(step, inputs, *inspected),
+            Action::Take { patterns } => self.take(step, inputs, patterns),
             Action::Source { .. } | Action::Files { .. } => {
                 // Never run: their trees are known without it.
                 Err(EngineError::NotReproducible { step: step.name.clone(), differ: Vec::new() })
@@ -381,12 +400,15 @@ impl Engine<'_> {
         if self.store.has_tree(tree) {
             return Ok(());
         }
-        let step = &self.plan.steps[index];
+        let step = self.definition(state, index);
         // Two steps may want the same files at once. What runs is locked by its
         // key, as everywhere; what is only written, by a name of its own.
         let inputs = state.inputs(self, step);
         let name = match &step.action {
-            Action::Command { .. } | Action::Packages { .. } => key(step, self.platform, &inputs),
+            Action::Command { .. }
+            | Action::Packages { .. }
+            | Action::Libraries { .. }
+            | Action::Take { .. } => key(step, self.platform, &inputs),
             Action::Source { .. } | Action::Files { .. } => {
                 Fields::new("forge-files").digest(tree).finish()
             }
@@ -404,7 +426,10 @@ impl Engine<'_> {
                 self.store.keep_tree(&folder)?.0
             }
             Action::Files { files } => self.write_made(files)?,
-            Action::Command { .. } | Action::Packages { .. } => match self.pinned(state, step)? {
+            Action::Command { .. }
+            | Action::Packages { .. }
+            | Action::Libraries { .. }
+            | Action::Take { .. } => match self.pinned(state, step)? {
                 Some(tree) => tree,
                 None => self.run(state, step, &name, &inputs)?,
             },
@@ -417,10 +442,13 @@ impl Engine<'_> {
     }
 
     /// Packs the layer, unless an earlier build did.
-    fn layer(&self, state: &State, number: usize) -> Result<Layer, EngineError> {
+    fn layer(&self, state: &State, number: usize) -> Result<Done, EngineError> {
         let wanted = &self.plan.image.layers[number];
         let index = self.index(&wanted.step);
         let Some(tree) = state.trees[index].get() else { return Err(EngineError::Interrupted) };
+        if *tree == Tree::default().digest() {
+            return Ok(Done::NoLayer);
+        }
         let started = Instant::now();
         let user = APP_USER;
         let owned = |folder: &str| Owner { folder: folder.to_owned(), user, group: user };
@@ -443,7 +471,7 @@ impl Engine<'_> {
             && self.store.blob_size(&layer.digest)? == Some(layer.size)
         {
             report(&layer, true);
-            return Ok(layer);
+            return Ok(Done::Layer(layer));
         }
         self.ensure_tree(state, index, tree)?;
         let list = self.store.read_tree(tree)?;
@@ -453,7 +481,7 @@ impl Engine<'_> {
         blob.keep(Some((&layer.digest, "the layer")))?;
         self.store.put(Table::Layers, &key, &layer)?;
         report(&layer, false);
-        Ok(layer)
+        Ok(Done::Layer(layer))
     }
 
     fn log_path(&self, key: &Digest) -> PathBuf {
@@ -464,6 +492,8 @@ impl Engine<'_> {
 /// What is known while a build goes on.
 struct State {
     trees: Vec<OnceLock<Digest>>,
+    /// Package steps whose packages were chosen while the plan was carried out.
+    chosen: Vec<OnceLock<Step>>,
     /// How many steps have run, those included whose files the store had lost.
     ran: AtomicUsize,
 }

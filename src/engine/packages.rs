@@ -42,13 +42,18 @@ impl Engine<'_> {
         packages: &[Package],
         bottom: bool,
     ) -> Result<(Digest, Tree), EngineError> {
+        if packages.is_empty() && !bottom {
+            let scratch = self.scratch(step)?;
+            let nothing = scratch.path().join("keep");
+            fs::create_dir_all(&nothing).map_err(failed("make", &nothing))?;
+            return Ok(self.store.keep_tree(&nothing)?);
+        }
         self.download(step, packages)?;
         let scratch = self.scratch(step)?;
         let upper = scratch.path().join("upper");
         fs::create_dir_all(&upper).map_err(failed("make", &upper))?;
-        let architecture = self.platform.split('/').next_back().unwrap_or_default();
         if bottom {
-            rootfs::prepare(&upper, architecture)?;
+            rootfs::prepare(&upper, self.architecture())?;
         }
         for input in inputs {
             copy_ground(&self.store.read_tree(input)?, &self.store.tree_path(input), &upper)?;

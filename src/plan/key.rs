@@ -64,6 +64,12 @@ fn definition(step: &Step, platform: &str) -> Fields {
                 fields.digest(&package.digest);
             }
         }
+        Action::Libraries { inspected } => {
+            fields.text("libraries").number(*inspected as u64);
+        }
+        Action::Take { patterns } => {
+            fields.text("take").texts(patterns.iter().map(String::as_str));
+        }
         Action::Source { selection } => {
             fields.text("source").texts(selection.rules.iter().map(String::as_str));
         }

@@ -20,6 +20,9 @@ pub const APP_FOLDER: &str = "workspace";
 /// The user that the image runs as, and its group.
 pub const APP_USER: u32 = 1000;
 
+/// The file in which a [`Action::Libraries`] step names packages, one a line.
+pub const LIBRARIES: &str = "opt/forge/libraries";
+
 /// What will be done, in an order in which every step comes after its inputs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Plan {
@@ -94,6 +97,24 @@ pub enum Action {
         /// Whether this is the bottom of the file system: the packages marked
         /// essential come along, and the app's user is made.
         bottom: bool,
+        /// The [`Action::Libraries`] step among the inputs that names further
+        /// packages. They are then known, and filled in, only while the plan is
+        /// carried out.
+        linked: Option<String>,
+    },
+    /// Names the packages whose shared libraries the programs of the last inputs
+    /// link against, in the file [`LIBRARIES`].
+    Libraries {
+        /// How many inputs, from the last one backwards, are looked at. The first
+        /// input is what the image has anyway, the others have packages to name.
+        inspected: usize,
+    },
+    /// Takes files of its inputs as they are. Where several have a path, the last
+    /// one counts.
+    Take {
+        /// Patterns as in `.gitignore`, of paths without leading slash: what they
+        /// match is taken.
+        patterns: Vec<String>,
     },
     /// Takes files of the app.
     Source {

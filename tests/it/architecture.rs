@@ -29,7 +29,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "tree",
         ],
     ),
-    ("debian", &["digest", "download", "plan", "store"]),
+    ("debian", &["digest", "download", "plan", "store", "tree"]),
     ("digest", &[]),
     ("download", &[]),
     (

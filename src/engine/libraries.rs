@@ -1,0 +1,104 @@
+//! Packages that are known only when something was built: those of the libraries
+//! that it links against.
+
+use std::fs;
+
+use super::{Engine, EngineError, State};
+use crate::debian::linked::{self, Placed};
+use crate::digest::Digest;
+use crate::plan::{Action, LIBRARIES, MadeFile, Package, Step};
+use crate::tree::Tree;
+
+impl Engine<'_> {
+    /// Names the packages that the last `inspected` inputs link against.
+    pub(super) fn libraries(
+        &self,
+        step: &Step,
+        inputs: &[Digest],
+        inspected: usize,
+    ) -> Result<(Digest, Tree), EngineError> {
+        let lists =
+            inputs.iter().map(|tree| self.store.read_tree(tree)).collect::<Result<Vec<_>, _>>()?;
+        let roots: Vec<_> = inputs.iter().map(|tree| self.store.tree_path(tree)).collect();
+        let placed: Vec<Placed<'_>> =
+            lists.iter().zip(&roots).map(|(list, root)| (list, root.as_path())).collect();
+        let (others, inspected) = placed.split_at(placed.len().saturating_sub(inspected));
+        let (there, packages) = others.split_at(others.len().min(1));
+        let needed =
+            linked::needed(inspected, there, packages, self.architecture()).map_err(|source| {
+                EngineError::Io {
+                    action: "read the libraries in",
+                    path: self.store.root().join("trees"),
+                    source,
+                }
+            })?;
+        for (library, program) in &needed.unknown {
+            self.events.notice(
+                format!("`{library}`, which /{program} links against, is in no package here"),
+                Some(format!(
+                    "if the app uses it, add its package: `[packages] runtime` in forge.toml (step {})",
+                    step.name
+                )),
+            );
+        }
+        let names: String = needed.packages.iter().map(|name| format!("{name}\n")).collect();
+        let files =
+            [(LIBRARIES.to_owned(), MadeFile::File { content: names.into_bytes(), mode: 0o644 })];
+        let tree = self.write_made(&files.into_iter().collect())?;
+        Ok((tree, self.store.read_tree(&tree)?))
+    }
+
+    /// Fills in the packages of a step that has them named by another one.
+    pub(super) fn complete(&self, state: &State, index: usize) -> Result<(), EngineError> {
+        let step = &self.plan.steps[index];
+        let Action::Packages { linked: Some(linked), names, .. } = &step.action else {
+            return Ok(());
+        };
+        let named_by = self.index(linked);
+        let Some(tree) = state.trees[named_by].get() else {
+            return Err(EngineError::Interrupted);
+        };
+        self.ensure_tree(state, named_by, tree)?;
+        let path = self.store.tree_path(tree).join(LIBRARIES);
+        let text = fs::read_to_string(&path).map_err(|source| EngineError::Io {
+            action: "read",
+            path,
+            source,
+        })?;
+        let mut all: Vec<String> =
+            names.iter().cloned().chain(text.lines().map(str::to_owned)).collect();
+        all.sort();
+        all.dedup();
+        let mut step = step.clone();
+        if let Action::Packages { names, .. } = &mut step.action {
+            *names = all;
+        }
+        let chosen = (self.choose)(&step, &self.packages_below(state, &step))?;
+        if let Action::Packages { packages, .. } = &mut step.action {
+            *packages = chosen;
+        }
+        // Set once: each step is one task.
+        let _first = state.chosen[index].set(step);
+        Ok(())
+    }
+
+    fn packages_below(&self, state: &State, step: &Step) -> Vec<Package> {
+        step.root
+            .iter()
+            .filter_map(|name| match &self.definition(state, self.index(name)).action {
+                Action::Packages { packages, .. } => Some(packages.clone()),
+                _ => None,
+            })
+            .flatten()
+            .collect()
+    }
+
+    /// The step as it is carried out.
+    pub(super) fn definition<'a>(&'a self, state: &'a State, index: usize) -> &'a Step {
+        state.chosen[index].get().unwrap_or(&self.plan.steps[index])
+    }
+
+    pub(super) fn architecture(&self) -> &str {
+        self.platform.split('/').next_back().unwrap_or_default()
+    }
+}

@@ -1,0 +1,212 @@
+//! Takes files of inputs as they are: one of many downloads, or several outputs
+//! joined to one. Nothing runs, and no byte is copied: files are linked.
+
+use std::collections::BTreeMap;
+use std::ffi::OsStr;
+use std::fs;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::Path;
+
+use super::{Engine, EngineError};
+use crate::digest::Digest;
+use crate::plan::Step;
+use crate::source::matcher;
+use crate::tree::{Node, Tree};
+
+/// Path → the input that has it, and what it has there.
+type Union = BTreeMap<Vec<u8>, (usize, Node)>;
+
+impl Engine<'_> {
+    pub(super) fn take(
+        &self,
+        step: &Step,
+        inputs: &[Digest],
+        patterns: &[String],
+    ) -> Result<(Digest, Tree), EngineError> {
+        let lists =
+            inputs.iter().map(|tree| self.store.read_tree(tree)).collect::<Result<Vec<_>, _>>()?;
+        let matcher = matcher("a step's `take`", patterns.iter().map(String::as_str))?;
+        let taken = |path: &[u8], folder: bool| {
+            let path = Path::new(OsStr::from_bytes(path));
+            matcher.matched_path_or_any_parents(path, folder).is_ignore()
+        };
+        let union = select(&lists, taken);
+        let scratch = self.scratch(step)?;
+        let out = scratch.path().join("out");
+        let roots: Vec<_> = inputs.iter().map(|tree| self.store.tree_path(tree)).collect();
+        write(&union, |input| &roots[input], &out).map_err(|source| EngineError::Io {
+            action: "write",
+            path: out.clone(),
+            source,
+        })?;
+        Ok(self.store.keep_tree(&out)?)
+    }
+}
+
+/// The inputs stacked as an overlay would, and of that what is `taken`.
+fn select(lists: &[Tree], taken: impl Fn(&[u8], bool) -> bool) -> Union {
+    let mut union = Union::new();
+    for (input, list) in lists.iter().enumerate() {
+        for (path, node) in &list.entries {
+            let folder = matches!(node, Node::Directory { .. });
+            let hides = !folder || matches!(node, Node::Directory { opaque: true, .. });
+            if hides {
+                remove_below(&mut union, path);
+            }
+            let node = match node {
+                Node::Whiteout => {
+                    union.remove(path);
+                    continue;
+                }
+                Node::Directory { mode, .. } => Node::Directory { mode: *mode, opaque: false },
+                // The first name may not be taken, or be another file above.
+                Node::HardLink { to } => match list.entries.get(to) {
+                    Some(file) => file.clone(),
+                    None => continue,
+                },
+                other => other.clone(),
+            };
+            union.insert(path.clone(), (input, node));
+        }
+    }
+    let kept: Vec<Vec<u8>> = union
+        .iter()
+        .filter(|(path, (_, node))| taken(path, matches!(node, Node::Directory { .. })))
+        .map(|(path, _)| path.clone())
+        .collect();
+    let mut selected = Union::new();
+    for path in kept {
+        // The folders that lead to it, as they are.
+        for (at, byte) in path.iter().enumerate() {
+            if *byte == b'/'
+                && let Some(folder) = union.get(&path[..at])
+            {
+                selected.insert(path[..at].to_vec(), folder.clone());
+            }
+        }
+        if let Some(entry) = union.get(&path) {
+            selected.insert(path, entry.clone());
+        }
+    }
+    selected
+}
+
+fn remove_below(union: &mut Union, path: &[u8]) {
+    let mut first = path.to_vec();
+    first.push(b'/');
+    let below: Vec<Vec<u8>> = union
+        .range(first.clone()..)
+        .take_while(|(path, _)| path.starts_with(&first))
+        .map(|(path, _)| path.clone())
+        .collect();
+    for path in below {
+        union.remove(&path);
+    }
+}
+
+fn write<'a>(
+    union: &Union,
+    root: impl Fn(usize) -> &'a std::path::PathBuf,
+    out: &Path,
+) -> std::io::Result<()> {
+    fs::create_dir(out)?;
+    fs::set_permissions(out, fs::Permissions::from_mode(0o755))?;
+    for (path, (input, node)) in union {
+        let path = Path::new(OsStr::from_bytes(path));
+        let to = out.join(path);
+        if let Some(parent) = to.parent() {
+            fs::create_dir_all(parent)?;
+        }
+        match node {
+            Node::Directory { .. } => fs::create_dir_all(&to)?,
+            Node::Symlink { target } => symlink(OsStr::from_bytes(target), &to)?,
+            Node::File { .. } => fs::hard_link(root(*input).join(path), &to)?,
+            // `select` leaves neither of them.
+            Node::HardLink { .. } | Node::Whiteout => {}
+        }
+    }
+    // Last, as a folder may be one that nobody may write into.
+    for (path, (_, node)) in union.iter().rev() {
+        if let Node::Directory { mode, .. } = node {
+            let to = out.join(OsStr::from_bytes(path));
+            fs::set_permissions(&to, fs::Permissions::from_mode(*mode))?;
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tree(entries: &[(&str, Node)]) -> Tree {
+        let mut tree = Tree::default();
+        for (path, node) in entries {
+            tree.entries.insert(path.as_bytes().to_vec(), node.clone());
+        }
+        tree.add_parents();
+        tree
+    }
+
+    fn file(content: &str) -> Node {
+        Node::File {
+            mode: 0o644,
+            size: content.len() as u64,
+            digest: Digest::of(content.as_bytes()),
+        }
+    }
+
+    #[track_caller]
+    fn check(lists: &[Tree], taken: &str, expected: &[&str]) {
+        let union = select(lists, |path, _| path.starts_with(taken.as_bytes()));
+        let found: Vec<String> = union
+            .iter()
+            .map(|(path, (input, _))| format!("{} {input}", String::from_utf8_lossy(path)))
+            .collect();
+        assert_eq!(found, expected);
+    }
+
+    #[test]
+    fn the_last_input_counts_and_hides() {
+        let below = tree(&[("a/x", file("1")), ("a/y", file("1")), ("b/z", file("1"))]);
+        check(
+            &[below.clone(), tree(&[("a/x", file("2"))])],
+            "",
+            &["a 1", "a/x 1", "a/y 0", "b 0", "b/z 0"],
+        );
+        check(
+            &[below.clone(), tree(&[("a/x", Node::Whiteout)])],
+            "",
+            &["a 1", "a/y 0", "b 0", "b/z 0"],
+        );
+        check(&[below.clone(), tree(&[("a", file("f"))])], "", &["a 1", "b 0", "b/z 0"]);
+        let opaque =
+            tree(&[("a", Node::Directory { mode: 0o755, opaque: true }), ("a/n", file("n"))]);
+        check(&[below, opaque], "", &["a 1", "a/n 1", "b 0", "b/z 0"]);
+    }
+
+    #[test]
+    fn what_is_taken_keeps_its_folders() {
+        let list = tree(&[
+            ("opt/gems/a.gem", file("a")),
+            ("opt/gems/b.gem", Node::HardLink { to: b"opt/gems/a.gem".to_vec() }),
+        ]);
+        check(&[list], "opt/gems/b.gem", &["opt 0", "opt/gems 0", "opt/gems/b.gem 0"]);
+    }
+
+    #[test]
+    fn files_are_linked_and_folders_keep_their_mode() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let from = folder.path().join("from");
+        fs::create_dir_all(from.join("shut")).expect("mkdir");
+        fs::write(from.join("shut/file"), "x").expect("write");
+        fs::set_permissions(from.join("shut"), fs::Permissions::from_mode(0o555)).expect("chmod");
+        let list = Tree::scan(&from).expect("scan");
+        let out = folder.path().join("out");
+        write(&select(std::slice::from_ref(&list), |_, _| true), |_| &from, &out).expect("written");
+        assert_eq!(Tree::scan(&out).expect("scan"), list);
+        fs::set_permissions(from.join("shut"), fs::Permissions::from_mode(0o755)).expect("chmod");
+        fs::set_permissions(out.join("shut"), fs::Permissions::from_mode(0o755)).expect("chmod");
+    }
+}
