@@ -1,8 +1,6 @@
-# Installs the gems at their final path, without network; native ones compile.
+# Installs the gems at their final path, without network; those that are there
+# already are left alone, and native ones compile.
 MAKEFLAGS="-j$(nproc)" bundle install --local --jobs "$(nproc)"
-cd /layers/gems
-# Different each time, and of use to nobody in an image.
-find . -name gem_make.out -delete
-find . -name mkmf.log -delete
-find . -path '*/ext/*' \( -name '*.o' -o -name Makefile \) -delete
-rm -rf ruby/*/cache ruby/*/build_info ruby/*/doc
+# So that there is an output when all gems were there.
+mkdir -p /layers/gems/ruby
+sh -eu /forge/clean.sh

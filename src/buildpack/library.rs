@@ -11,6 +11,13 @@ const BUILT_IN: &[(&str, &str)] = &[
     ("django/messages.sh", include_str!("../../buildpacks/django/messages.sh")),
     ("fastapi.toml", include_str!("../../buildpacks/fastapi.toml")),
     ("flask.toml", include_str!("../../buildpacks/flask.toml")),
+    ("javascript.toml", include_str!("../../buildpacks/javascript.toml")),
+    ("javascript/build.sh", include_str!("../../buildpacks/javascript/build.sh")),
+    ("javascript/modules.sh", include_str!("../../buildpacks/javascript/modules.sh")),
+    ("javascript/npm.sh", include_str!("../../buildpacks/javascript/npm.sh")),
+    ("javascript/stable.mjs", include_str!("../../buildpacks/javascript/stable.mjs")),
+    ("javascript/tools.mjs", include_str!("../../buildpacks/javascript/tools.mjs")),
+    ("node.toml", include_str!("../../buildpacks/node.toml")),
     ("python.toml", include_str!("../../buildpacks/python.toml")),
     ("python/fetch.py", include_str!("../../buildpacks/python/fetch.py")),
     ("python/index.py", include_str!("../../buildpacks/python/index.py")),
@@ -21,7 +28,10 @@ const BUILT_IN: &[(&str, &str)] = &[
     ("rails/assets.sh", include_str!("../../buildpacks/rails/assets.sh")),
     ("rails/stable.rb", include_str!("../../buildpacks/rails/stable.rb")),
     ("ruby.toml", include_str!("../../buildpacks/ruby.toml")),
+    ("ruby/checksums.rb", include_str!("../../buildpacks/ruby/checksums.rb")),
+    ("ruby/clean.sh", include_str!("../../buildpacks/ruby/clean.sh")),
     ("ruby/fetch.sh", include_str!("../../buildpacks/ruby/fetch.sh")),
+    ("ruby/gem.sh", include_str!("../../buildpacks/ruby/gem.sh")),
     ("ruby/install.sh", include_str!("../../buildpacks/ruby/install.sh")),
 ];
 
@@ -84,6 +94,22 @@ impl Library {
 /// What the schema's types do not say: names that become paths on this machine.
 fn check(buildpack: &Buildpack) -> Result<(), String> {
     for step in &buildpack.steps {
+        let does = [&step.command, &step.take, &step.libraries_of];
+        if does.iter().filter(|does| !does.is_empty()).count() != 1 {
+            return Err(format!(
+                "step `{}`: it has one of `command`, `take` and `libraries_of`",
+                step.name
+            ));
+        }
+        if step.command.is_empty() != step.outputs.is_empty() {
+            return Err(format!(
+                "step `{}`: a step with a `command`, and no other, names its `outputs`",
+                step.name
+            ));
+        }
+        if let Some(list) = step.each.as_ref().filter(|list| !buildpack.lists.contains_key(*list)) {
+            return Err(format!("step `{}`: there is no list `{list}`", step.name));
+        }
         for output in &step.outputs {
             let path = output.strip_suffix('?').unwrap_or(output);
             if !is_plain(path) {
@@ -94,7 +120,7 @@ fn check(buildpack: &Buildpack) -> Result<(), String> {
             }
         }
         for file in &step.files {
-            if !is_plain(file) || file.contains('/') {
+            if !is_plain(file) || file.matches('/').count() > 1 {
                 return Err(format!("step `{}`: `{file}` is no file name", step.name));
             }
         }
@@ -113,7 +139,7 @@ fn check(buildpack: &Buildpack) -> Result<(), String> {
 }
 
 /// Whether each part of a path is an ordinary name.
-fn is_plain(path: &str) -> bool {
+pub(super) fn is_plain(path: &str) -> bool {
     !path.is_empty()
         && path.split('/').all(|part| !["", ".", ".."].contains(&part))
         && !path.contains('\0')
@@ -129,7 +155,7 @@ mod tests {
         assert!(library.get("django").is_ok());
         for buildpack in library.iter() {
             for used in &buildpack.uses {
-                assert!(library.get(used).is_ok(), "{used}");
+                assert!(library.get(used.trim_end_matches('?')).is_ok(), "{used}");
             }
         }
     }
@@ -160,7 +186,7 @@ mod tests {
         let with = |line: &str| {
             let text = format!(
                 "name = \"x\"\nabout = \"\"\npriority = 1\nmatch = []\nlooks_for = \"\"\n[[step]]\nname = \"s\"\n\
-                 about = \"\"\nroot = []\ncommand = []\n{line}\n"
+                 about = \"\"\nroot = []\ncommand = [\"x\"]\n{line}\n"
             );
             Library::new(&BTreeMap::from([("x.toml".to_owned(), text)])).map(drop)
         };
@@ -169,9 +195,12 @@ mod tests {
             "outputs = [\"/etc\"]",
             "outputs = [\"a/../../etc\"]",
             "outputs = [\"\"]",
-            "outputs = []\ncache = \"/home\"",
-            "outputs = []\ncache = \"../x\"",
-            "outputs = []\nfiles = [\"../x\"]",
+            "outputs = [\"x\"]\ncache = \"/home\"",
+            "outputs = [\"x\"]\ncache = \"../x\"",
+            "outputs = [\"x\"]\nfiles = [\"../x\"]",
+            "outputs = []",
+            "outputs = [\"x\"]\neach = \"none\"",
+            "outputs = [\"x\"]\ntake = [\"x\"]",
         ] {
             assert!(matches!(with(line), Err(BuildpackError::Parse { .. })), "{line}");
         }

@@ -40,9 +40,13 @@ pub struct Buildpack {
     pub matches: Vec<String>,
     /// What it looks for, in words, for the message when nothing matches.
     pub looks_for: String,
-    /// Buildpacks that are planned along with it, before it.
+    /// Buildpacks that are planned along with it, before it; with `?` behind
+    /// those that are only when they match.
     #[serde(default)]
     pub uses: Vec<String>,
+    /// Lists of words by name, for steps that there are several of.
+    #[serde(default)]
+    pub lists: BTreeMap<String, Vec<String>>,
     /// What it cannot build.
     #[serde(default)]
     pub refuse: Vec<Refuse>,
@@ -158,32 +162,49 @@ pub struct Packages {
     pub build: Vec<String>,
 }
 
-/// A step, with texts that facts fill in.
+/// A step, with texts that facts fill in. It does one of three things: run a
+/// `command`, `take` files of other steps, or name the packages of the
+/// `libraries_of` others.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct StepTemplate {
     /// Its name.
     pub name: String,
+    /// The list of words for each of which there is such a step; `${each}` stands
+    /// for the word in all texts.
+    pub each: Option<String>,
     /// What it makes, in a few words.
     pub about: String,
     /// When it is needed.
     #[serde(default)]
     pub when: Vec<String>,
     /// Steps whose outputs make up its file system; with `?` behind those that
-    /// may not be planned.
+    /// may not be planned. A fact of several lines stands for several steps.
     pub root: Vec<String>,
     /// The app's files that it sees, as `.gitignore` patterns that select.
     #[serde(default)]
     pub source: Vec<String>,
     /// Program and arguments.
+    #[serde(default)]
     pub command: Vec<String>,
-    /// Scripts from the buildpack's folder, seen in `/forge`.
+    /// Globs of the files that it takes out of `root`, without leading slash. A
+    /// fact of several lines stands for several.
+    #[serde(default)]
+    pub take: Vec<String>,
+    /// Steps, on top of `root`, of whose programs the libraries' packages are
+    /// installed in the image; with `?` behind those that may not be planned. The
+    /// first step of `root` is what the image has already.
+    #[serde(default)]
+    pub libraries_of: Vec<String>,
+    /// Scripts from the buildpack's folder, seen in `/forge`; those of another
+    /// buildpack with its name in front: `javascript/build.sh`.
     #[serde(default)]
     pub files: Vec<String>,
     /// Working directory.
     #[serde(default = "slash")]
     pub directory: String,
     /// What it makes; with `?` behind what it may leave unmade.
+    #[serde(default)]
     pub outputs: Vec<String>,
     /// Globs of what is dropped from the outputs.
     #[serde(default)]
@@ -197,9 +218,9 @@ pub struct StepTemplate {
     /// The shared download folder of a fetch step.
     #[serde(default)]
     pub cache: Option<String>,
-    /// Whether its output is a layer of the image.
+    /// Whether its output is a layer of the image: yes, no, or on these conditions.
     #[serde(default)]
-    pub in_image: bool,
+    pub in_image: Decision,
     /// Whether the app's user owns what it made in the app's folder.
     #[serde(default)]
     pub of_app: bool,
@@ -210,6 +231,22 @@ pub struct StepTemplate {
     /// Its environment.
     #[serde(default)]
     pub environment: BTreeMap<String, String>,
+}
+
+/// Yes, no, or when all of these conditions hold.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(untagged)]
+pub enum Decision {
+    /// Whatever the facts are.
+    Always(bool),
+    /// When they hold.
+    When(Vec<String>),
+}
+
+impl Default for Decision {
+    fn default() -> Decision {
+        Decision::Always(false)
+    }
 }
 
 fn slash() -> String {

@@ -4,9 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::steps::{Maker, launcher_step, source_step};
 use super::template::{Filled, fill, holds};
-use super::{Buildpack, BuildpackError, Library, StepTemplate};
+use super::{Buildpack, BuildpackError, Decision, Library, StepTemplate};
 use crate::facts::Facts;
-use crate::plan::{Hint, ImageRecipe, LayerRecipe, Plan, Process};
+use crate::plan::{Hint, ImageRecipe, LayerRecipe, Plan, Process, Step};
 
 /// What the user asks for beyond what facts say.
 #[derive(Clone, Debug, Default)]
@@ -57,30 +57,39 @@ pub struct Planned {
 pub fn plan(library: &Library, facts: &Facts, wishes: &Wishes) -> Result<Planned, BuildpackError> {
     let primary = choose(library, facts, wishes)?;
     let mut chain = Vec::new();
-    collect(library, primary, &mut chain)?;
+    collect(library, primary, facts, &mut chain)?;
     let mut facts = facts.clone();
     refuse(&chain, &facts)?;
     let release = choose_release(&chain, &mut facts, wishes)?;
     derive(&chain, &mut facts)?;
-    check_skips(&chain, &facts, wishes)?;
+    // Once more, for what only derived facts tell.
+    refuse(&chain, &facts)?;
+    let templates = instances(&chain, &facts)?;
+    check_skips(&templates, wishes)?;
     let maker =
         Maker { library, facts: &facts, wishes, release: &release, hints: hints(&chain, &facts) };
-    let mut steps = maker.package_steps(&chain);
+    let left: Vec<_> =
+        templates.iter().filter(|(_, step)| !wishes.skip.contains(&step.name)).collect();
+    let libraries = left.iter().find(|(_, step)| !step.libraries_of.is_empty());
+    let mut steps = maker.package_steps(&chain, libraries.map(|(_, step)| step.name.as_str()));
     let mut layers: Vec<LayerRecipe> = steps
         .iter()
         .filter(|step| step.name != "build")
         .map(|step| LayerRecipe { step: step.name.clone(), of_app: false })
         .collect();
-    for buildpack in &chain {
-        for template in &buildpack.steps {
-            if !holds(&template.when, &facts) || wishes.skip.contains(&template.name) {
-                continue;
-            }
-            let planned: BTreeSet<String> = steps.iter().map(|step| step.name.clone()).collect();
-            steps.extend(maker.step(buildpack, template, &planned)?);
-            if template.in_image {
-                layers.push(LayerRecipe { step: template.name.clone(), of_app: template.of_app });
-            }
+    let planned: BTreeSet<String> = steps
+        .iter()
+        .map(|step| step.name.clone())
+        .chain(left.iter().map(|(_, step)| step.name.clone()))
+        .collect();
+    for (buildpack, template) in left {
+        steps.extend(maker.step(buildpack, template, &planned)?);
+        let in_image = match &template.in_image {
+            Decision::Always(decided) => *decided,
+            Decision::When(conditions) => holds(conditions, &facts),
+        };
+        if in_image {
+            layers.push(LayerRecipe { step: template.name.clone(), of_app: template.of_app });
         }
     }
     let processes = processes(&chain, &facts, wishes)?;
@@ -102,7 +111,7 @@ pub fn plan(library: &Library, facts: &Facts, wishes: &Wishes) -> Result<Planned
         .into_iter()
         .collect();
     Ok(Planned {
-        plan: Plan::new(steps, image)?,
+        plan: Plan::new(needed(steps, &image), image)?,
         buildpack: primary.name.clone(),
         about: primary.about.clone(),
         evidence,
@@ -119,7 +128,7 @@ fn choose<'a>(
     if let Some(name) = &wishes.buildpack {
         let buildpack = library.get(name)?;
         let mut chain = Vec::new();
-        collect(library, buildpack, &mut chain)?;
+        collect(library, buildpack, facts, &mut chain)?;
         if let Some(unfit) = chain.iter().find(|buildpack| !holds(&buildpack.matches, facts)) {
             return Err(BuildpackError::Unfit {
                 name: name.clone(),
@@ -148,6 +157,7 @@ fn choose<'a>(
 fn collect<'a>(
     library: &'a Library,
     buildpack: &'a Buildpack,
+    facts: &Facts,
     chain: &mut Vec<&'a Buildpack>,
 ) -> Result<(), BuildpackError> {
     // A buildpack that uses itself by way of others is entered once as well.
@@ -155,9 +165,11 @@ fn collect<'a>(
         return Ok(());
     }
     for used in &buildpack.uses {
-        let used = library.get(used)?;
-        if used.name != buildpack.name && !used.uses.contains(&buildpack.name) {
-            collect(library, used, chain)?;
+        let optional = used.ends_with('?');
+        let used = library.get(used.trim_end_matches('?'))?;
+        let wanted = !optional || holds(&used.matches, facts);
+        if wanted && used.name != buildpack.name && !used.uses.contains(&buildpack.name) {
+            collect(library, used, facts, chain)?;
         }
     }
     chain.push(buildpack);
@@ -173,16 +185,60 @@ fn text(text: &str, facts: &Facts) -> String {
     }
 }
 
+/// The step templates that apply, one for each word of `each`, with their names.
+fn instances<'a>(
+    chain: &[&'a Buildpack],
+    facts: &Facts,
+) -> Result<Vec<(&'a Buildpack, StepTemplate)>, BuildpackError> {
+    let mut instances = Vec::new();
+    for buildpack in chain {
+        for template in &buildpack.steps {
+            let own: Vec<StepTemplate> = match &template.each {
+                None => vec![template.clone()],
+                // The library has checked that there is the list.
+                Some(list) => buildpack
+                    .lists
+                    .get(list)
+                    .into_iter()
+                    .flatten()
+                    .map(|word| template.with_each(word))
+                    .collect(),
+            };
+            for mut instance in own {
+                if holds(&instance.when, facts) {
+                    instance.name = required(&buildpack.name, &instance.name, facts)?;
+                    instances.push((*buildpack, instance));
+                }
+            }
+        }
+    }
+    Ok(instances)
+}
+
+/// The steps that the image is made of, and those that they need.
+fn needed(steps: Vec<Step>, image: &ImageRecipe) -> Vec<Step> {
+    let mut needed: BTreeSet<String> = BTreeSet::new();
+    let mut pending: Vec<String> = image.layers.iter().map(|layer| layer.step.clone()).collect();
+    while let Some(name) = pending.pop() {
+        if let Some(step) = steps.iter().find(|step| step.name == name)
+            && needed.insert(name)
+        {
+            pending.extend(step.root.iter().cloned());
+        }
+    }
+    steps.into_iter().filter(|step| needed.contains(&step.name)).collect()
+}
+
 /// Whether each step that is to be skipped is one, and one that no other needs.
-fn check_skips(chain: &[&Buildpack], facts: &Facts, wishes: &Wishes) -> Result<(), BuildpackError> {
-    let steps: Vec<&StepTemplate> = chain
-        .iter()
-        .flat_map(|buildpack| &buildpack.steps)
-        .filter(|step| holds(&step.when, facts))
-        .collect();
+fn check_skips(
+    templates: &[(&Buildpack, StepTemplate)],
+    wishes: &Wishes,
+) -> Result<(), BuildpackError> {
+    let steps: Vec<&StepTemplate> = templates.iter().map(|(_, step)| step).collect();
     let needed_by = |name: &str| {
         steps.iter().find(|step| {
-            step.root.iter().any(|input| input == name) && !wishes.skip.contains(&step.name)
+            step.root.iter().chain(&step.libraries_of).any(|input| input == name)
+                && !wishes.skip.contains(&step.name)
         })
     };
     for name in &wishes.skip {
@@ -382,7 +438,10 @@ mod tests {
         assert_eq!(planned.buildpack, "django");
         let names: Vec<_> =
             planned.plan.image.layers.iter().map(|layer| layer.step.as_str()).collect();
-        assert_eq!(names, ["base", "python-packages", "collectstatic", "app", "launcher"]);
+        assert_eq!(
+            names,
+            ["base", "runtime", "python-packages", "collectstatic", "app", "launcher"]
+        );
         let lock = planned.plan.step("python-lock files").expect("planned");
         let Action::Source { selection } = &lock.action else { panic!("{lock:?}") };
         assert_eq!(selection.rules, ["/requirements.txt", "/requirements/\\[odd\\].txt"]);
@@ -448,12 +507,12 @@ mod tests {
         let mut facts = django();
         facts.insert("python.package.psycopg2", "2.9", "requirements.txt:3");
         let planned = planned(&facts, &Wishes::default()).expect("a plan");
-        let Some(Step { action: Action::Packages { names, .. }, .. }) =
-            planned.plan.step("runtime")
-        else {
-            panic!("no runtime packages")
+        let names = |step: &str| match &planned.plan.step(step).expect("planned").action {
+            Action::Packages { names, linked, .. } => (names.clone(), linked.clone()),
+            _ => panic!("{step} installs no packages"),
         };
-        assert_eq!(names, &["libpq5"]);
+        assert!(names("build").0.contains(&"libpq-dev".to_owned()));
+        assert_eq!(names("runtime"), (Vec::new(), Some("libraries".to_owned())));
         assert!(
             planned
                 .plan

@@ -3,8 +3,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::library::is_plain;
 use super::planner::{Wishes, required};
-use super::template::{Filled, fill, holds};
+use super::template::{Filled, fill, fill_lines, holds};
 use super::{Buildpack, BuildpackError, Library, StepTemplate};
 use crate::digest::Digest;
 use crate::facts::Facts;
@@ -46,7 +47,8 @@ pub(super) struct Maker<'a> {
 
 impl Maker<'_> {
     /// `base`, and `runtime` and `build` when there is something in them.
-    pub(super) fn package_steps(&self, chain: &[&Buildpack]) -> Vec<Step> {
+    /// `libraries` is the step that names further packages of `runtime`.
+    pub(super) fn package_steps(&self, chain: &[&Buildpack], libraries: Option<&str>) -> Vec<Step> {
         let mut names: [BTreeSet<String>; 3] = Default::default();
         for packages in chain.iter().flat_map(|buildpack| &buildpack.packages) {
             if holds(&packages.when, self.facts) {
@@ -62,8 +64,14 @@ impl Maker<'_> {
         build.extend(self.wishes.build.iter().cloned());
         let mut steps =
             vec![self.packages("base", "Debian and the language's runtime", base, true)];
-        if !runtime.is_empty() {
-            steps.push(self.packages("runtime", "packages that the app runs with", runtime, false));
+        if !runtime.is_empty() || libraries.is_some() {
+            let mut step =
+                self.packages("runtime", "packages that the app runs with", runtime, false);
+            step.root.extend(libraries.map(str::to_owned));
+            if let Action::Packages { linked, .. } = &mut step.action {
+                *linked = libraries.map(str::to_owned);
+            }
+            steps.push(step);
         }
         if !build.is_empty() {
             steps.push(self.packages("build", "packages that steps build with", build, false));
@@ -98,14 +106,14 @@ impl Maker<'_> {
     ) -> Result<Vec<Step>, BuildpackError> {
         let filled = |text: &str| required(&buildpack.name, text, self.facts);
         let mut steps = Vec::new();
-        let mut root: Vec<String> = template
-            .root
-            .iter()
-            .filter_map(|name| match name.strip_suffix('?') {
-                Some(name) => planned.contains(name).then(|| name.to_owned()),
-                None => Some(name.clone()),
-            })
-            .collect();
+        let present = |name: String| match name.strip_suffix('?') {
+            Some(name) => planned.contains(name).then(|| name.to_owned()),
+            None => Some(name),
+        };
+        let mut root: Vec<String> = Vec::new();
+        for name in template.root.iter().chain(&template.libraries_of) {
+            root.extend(self.lines(buildpack, name)?.into_iter().filter_map(present));
+        }
         if !template.source.is_empty() {
             let mut rules = Vec::new();
             for rule in &template.source {
@@ -136,33 +144,57 @@ impl Maker<'_> {
         }
         let mut files = BTreeMap::new();
         for script in &template.files {
-            let path = format!("{}/{script}", buildpack.name);
+            let path = if script.contains('/') {
+                script.clone()
+            } else {
+                format!("{}/{script}", buildpack.name)
+            };
             let text = self.library.text(&path).ok_or_else(|| BuildpackError::NoScript {
                 buildpack: buildpack.name.clone(),
                 script: script.clone(),
             })?;
-            files.insert(script.clone(), text.to_owned());
+            let name = script.rsplit('/').next().unwrap_or(script);
+            files.insert(name.to_owned(), text.to_owned());
+        }
+        let action = if !template.libraries_of.is_empty() {
+            let inspected =
+                template.libraries_of.iter().filter_map(|name| present(name.clone())).count();
+            Action::Libraries { inspected }
+        } else if !template.take.is_empty() {
+            let mut patterns = Vec::new();
+            for pattern in &template.take {
+                let lines = self.lines(buildpack, pattern)?;
+                patterns.extend(lines.into_iter().map(|line| format!("/{line}")));
+            }
+            Action::Take { patterns }
+        } else {
+            let command = template.command.iter().map(|word| filled(word));
+            Action::Command { command: command.collect::<Result<_, _>>()?, files }
+        };
+        let mut outputs = Vec::new();
+        for path in &template.outputs {
+            let (path, optional) = match path.strip_suffix('?') {
+                Some(path) => (path, true),
+                None => (path.as_str(), false),
+            };
+            let path = filled(path)?;
+            if !is_plain(&path) {
+                return Err(BuildpackError::Parse {
+                    file: format!("{}.toml", buildpack.name),
+                    problem: format!(
+                        "step `{}`: the output `{path}` is no path below the root",
+                        template.name
+                    ),
+                });
+            }
+            outputs.push(Output { path, optional });
         }
         steps.push(Step {
             name: template.name.clone(),
             about: template.about.clone(),
-            action: Action::Command {
-                command: template
-                    .command
-                    .iter()
-                    .map(|word| filled(word))
-                    .collect::<Result<_, _>>()?,
-                files,
-            },
+            action,
             root,
-            outputs: template
-                .outputs
-                .iter()
-                .map(|path| match path.strip_suffix('?') {
-                    Some(path) => Output { path: path.to_owned(), optional: true },
-                    None => Output { path: path.clone(), optional: false },
-                })
-                .collect(),
+            outputs,
             drop: template.drop.clone(),
             network: template.network,
             pinned: template.pinned,
@@ -172,6 +204,13 @@ impl Maker<'_> {
             hints: self.hints.clone(),
         });
         Ok(steps)
+    }
+
+    /// The text once for each line of the facts in it; not at all when it is about
+    /// an optional fact that there is not.
+    fn lines(&self, buildpack: &Buildpack, text: &str) -> Result<Vec<String>, BuildpackError> {
+        fill_lines(text, self.facts)
+            .map_err(|fact| BuildpackError::NoFact { buildpack: buildpack.name.clone(), fact })
     }
 
     pub(super) fn image_environment(
@@ -204,6 +243,34 @@ impl Maker<'_> {
         // The launcher first, and process types as commands, as platforms expect.
         environment.insert("PATH".to_owned(), format!("/cnb/process:/cnb/lifecycle:{path}"));
         Ok(environment)
+    }
+}
+
+impl StepTemplate {
+    /// The template for one word of `each`.
+    pub(super) fn with_each(&self, word: &str) -> StepTemplate {
+        let put = |text: &String| text.replace("${each}", word);
+        let all = |texts: &[String]| texts.iter().map(put).collect::<Vec<_>>();
+        StepTemplate {
+            name: put(&self.name),
+            about: put(&self.about),
+            when: all(&self.when),
+            root: all(&self.root),
+            source: all(&self.source),
+            command: all(&self.command),
+            take: all(&self.take),
+            libraries_of: all(&self.libraries_of),
+            directory: put(&self.directory),
+            outputs: all(&self.outputs),
+            drop: all(&self.drop),
+            environment: self
+                .environment
+                .iter()
+                .map(|(name, value)| (name.clone(), put(value)))
+                .collect(),
+            each: None,
+            ..self.clone()
+        }
     }
 }
 

@@ -59,6 +59,37 @@ pub(super) fn fill(text: &str, facts: &Facts) -> Filled {
     if only_missing { Filled::Nothing } else { Filled::Text(filled) }
 }
 
+/// The text once for each line of the one fact in it; without a fact, the text.
+/// An optional fact that there is not gives nothing.
+///
+/// # Errors
+/// The name of a fact that is not optional and not there.
+pub(super) fn fill_lines(text: &str, facts: &Facts) -> Result<Vec<String>, String> {
+    // A `?` behind the closing brace is the step's own, not the fact's.
+    let mut lines = vec![String::new()];
+    let mut rest = text;
+    while let Some(start) = rest.find("${") {
+        let Some(length) = rest[start..].find('}') else { break };
+        let end = start + length + 1;
+        let values: Vec<String> = match fill(&rest[start..end], facts) {
+            Filled::Text(value) => value.lines().map(str::to_owned).collect(),
+            Filled::Nothing => Vec::new(),
+            Filled::Missing(fact) => return Err(fact),
+        };
+        lines = lines
+            .iter()
+            .flat_map(|line| {
+                values.iter().map(move |value| format!("{line}{}{value}", &rest[..start]))
+            })
+            .collect();
+        rest = &rest[end..];
+    }
+    for line in &mut lines {
+        line.push_str(rest);
+    }
+    Ok(lines)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -99,5 +130,23 @@ mod tests {
         assert_eq!(text("a${x.y?}"), Filled::Text("a".to_owned()));
         assert_eq!(text("${x.y}"), Filled::Missing("x.y".to_owned()));
         assert_eq!(text("${unclosed"), Filled::Text("${unclosed".to_owned()));
+    }
+
+    #[test]
+    fn texts_of_several_lines() {
+        let mut facts = facts();
+        facts.insert("gem.needs", "racc-1\nmini-2", "t");
+        let lines = |text: &str| fill_lines(text, &facts);
+        assert_eq!(lines("base?"), Ok(vec!["base?".to_owned()]));
+        assert_eq!(
+            lines("gem ${gem.needs}?"),
+            Ok(vec!["gem racc-1?".to_owned(), "gem mini-2?".to_owned()])
+        );
+        assert_eq!(
+            lines("${gem.needs}@${python.series}"),
+            Ok(vec!["racc-1@3.13".to_owned(), "mini-2@3.13".to_owned()])
+        );
+        assert_eq!(lines("gem ${gem.none?}?"), Ok(Vec::new()));
+        assert_eq!(lines("gem ${gem.none}"), Err("gem.none".to_owned()));
     }
 }
