@@ -408,7 +408,7 @@ pub(super) fn required(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::plan::{Action, Step};
+    use crate::plan::Action;
 
     fn django() -> Facts {
         let mut facts = Facts::new();
@@ -491,6 +491,25 @@ mod tests {
                 "bundle exec rake jobs:work"
             ]
         );
+        assert_eq!(planned.notices, []);
+        for (name, value) in [
+            ("ruby.version.conflict", "a asks for 3.3, b for 3.1"),
+            ("rails.assets.ready", "public/assets/.manifest.json"),
+            ("rails.public_files", "off"),
+        ] {
+            facts.insert(name, value, "t");
+        }
+        let planned = super::plan(
+            &Library::new(&BTreeMap::new()).expect("parses"),
+            &facts,
+            &Wishes::default(),
+        );
+        let notices = planned.expect("a plan").notices;
+        let starts = ["a asks for 3.3", "public/assets/.manifest.json: ", "config/environments/"];
+        assert_eq!(notices.len(), starts.len());
+        for ((message, _), start) in notices.iter().zip(starts) {
+            assert!(message.starts_with(start), "{message}");
+        }
         facts.insert("ruby.platform.missing", "only arm64-darwin", "Gemfile.lock:9");
         let error = super::plan(
             &Library::new(&BTreeMap::new()).expect("parses"),
@@ -500,6 +519,30 @@ mod tests {
         .expect_err("refused")
         .to_string();
         assert!(error.starts_with("Gemfile.lock:9: Gemfile.lock has no platform"), "{error}");
+    }
+
+    #[test]
+    fn ruby_as_it_cannot_be_built() {
+        let refused = |name: &str, value: &str, expected: &str| {
+            let mut facts = Facts::new();
+            facts.insert("ruby.gemfile", "Gemfile", "Gemfile");
+            if name != "ruby.broken" && value != "gems.rb" {
+                facts.insert("ruby.lock", "Gemfile.lock", "Gemfile.lock");
+            }
+            facts.insert(name, value, "there:1");
+            let error = planned(&facts, &Wishes::default()).expect_err("refused").to_string();
+            assert!(error.starts_with(expected), "{error}");
+        };
+        refused("ruby.broken", "a merge conflict", "there:1: a merge conflict");
+        refused("ruby.gemfile", "gems.rb", "there:1: there is a gems.rb");
+        refused("ruby.stale", "Gemfile has `a`", "there:1: Gemfile has `a`");
+        refused("ruby.path.outside", "../a", "there:1: gems come from `../a`");
+        refused("ruby.unsupported", "Rails 5.2 runs", "there:1: Rails 5.2 runs");
+        let mut django = django();
+        django.insert("ruby.gemfile", "Gemfile", "Gemfile");
+        django.insert("ruby.broken", "a merge conflict", "Gemfile.lock:2");
+        let planned = planned(&django, &Wishes::default()).expect("a plan");
+        assert_eq!(planned.buildpack, "django");
     }
 
     #[test]

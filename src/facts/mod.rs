@@ -10,7 +10,7 @@
 //! | fact | value |
 //! | --- | --- |
 //! | `procfile.<type>` | the command |
-//! | `dockerfile`, `node.manifest`, `ruby.gemfile` | the path: `Dockerfile`, `package.json`, `Gemfile` |
+//! | `dockerfile`, `node.manifest`, `ruby.gemfile` | the path: `Dockerfile`, `package.json`, `Gemfile` or `gems.rb` |
 //! | `python.manager` | `uv`, `poetry`, `pdm`, `pylock`, `pipenv`, `pip` or `pyproject` |
 //! | `python.lock` | the file that decided the manager |
 //! | `python.inputs` | every file that defines the dependencies, sorted |
@@ -29,28 +29,42 @@
 //! | `django.messages` | `yes` when a `.po` lacks its `.mo` |
 //! | `django.compress` | `yes` when the settings switch on offline compression |
 //! | `flask.app`, `fastapi.app` | `module:object` |
-//! | `ruby.lock` | `Gemfile.lock`; absent when it is not committed |
-//! | `ruby.inputs` | every file that evaluating the Gemfile may read, sorted |
+//! | `ruby.lock` | `Gemfile.lock` or `gems.locked`; absent when it is not committed |
+//! | `ruby.broken` | why a file cannot be understood; most of the other facts are absent then |
+//! | `ruby.stale` | which gem only one of Gemfile and lock has; of a plain Gemfile only |
+//! | `ruby.inputs` | every file that evaluating the Gemfile may read, and the gems in `vendor/cache`, sorted |
 //! | `ruby.version` | the version asked for: by the lock, the Gemfile, `.ruby-version`, `.tool-versions`, mise |
+//! | `ruby.version.conflict` | which two of these contradict each other |
 //! | `ruby.requirement` | what the `ruby` line of the Gemfile demands, or the version of the file that it reads |
-//! | `ruby.allows.<X.Y.Z>` | `yes` for each Ruby of Debian (3.3.8, 3.1.2) that all that is binding allows |
+//! | `ruby.allows.<X.Y.Z>` | `yes` for each Ruby of Debian (3.3.8, 3.1.2) that may be taken |
+//! | `ruby.unsupported` | why none may, when Rails is too old for both |
 //! | `ruby.bundler` | the version under `BUNDLED WITH` |
 //! | `ruby.gem.<name>` | the locked version |
+//! | `ruby.gems` | all of them as `name-version`, sorted by name |
+//! | `ruby.needs.<name>` | the gems that it needs, and that these need, as `name-version`, sorted |
+//! | `ruby.precompiled.<name>` | `x86_64-linux` or `x86_64-linux-gnu`, when a variant for it is locked |
+//! | `ruby.checksums` | `all` or `some`: how many of the gems of servers have one in the lock |
+//! | `ruby.vendor` | `vendor/cache`, when gems are in it |
 //! | `ruby.platforms` | the platforms of the lock |
 //! | `ruby.platform.missing` | what to do, when the lock is for neither `ruby` nor `x86_64-linux` |
 //! | `ruby.git`, `ruby.path` | the first such source of gems |
+//! | `ruby.path.outside` | the first folder of gems that are installed and not among the app's files |
 //! | `rack.config`, `puma.config` | the path: `config.ru`, `config/puma.rb` |
 //! | `rails.application` | `config/application.rb`, when Rails is locked or the file says that it is Rails |
 //! | `rails.version` | the locked version of railties |
 //! | `rails.assets` | `propshaft`, `sprockets`, `shakapacker`, `webpacker`, `vite`, `jsbundling`, `cssbundling`, `tailwindcss` or `dartsass`, the first that is locked |
+//! | `rails.assets.ready` | the manifest of compiled assets in `public/assets` |
+//! | `rails.javascript` | `shakapacker`, `webpacker`, `vite`, `jsbundling` or `cssbundling`, the first that is locked: it needs Node |
 //! | `rails.database` | `postgres`, `mysql2`, `trilogy` or `sqlite3`, likewise |
 //! | `rails.jobs` | `sidekiq`, `solid_queue`, `good_job`, `delayed_job` or `resque`, likewise |
 //! | `rails.bootsnap` | `yes` when bootsnap is locked |
+//! | `rails.public_files` | `off` when the configuration for production says so, whatever the environment says |
 //!
 //! All `python.*`, `flask.*` and `fastapi.*` facts are absent when there is
 //! neither a Python manifest nor a Django `manage.py`: a stray
 //! `.python-version` in a Rails app says nothing about the image. Likewise all
-//! of `ruby.*`, `rack.*`, `puma.*` and `rails.*` without a Gemfile.
+//! of `ruby.*`, `rack.*`, `puma.*` and `rails.*` without a Gemfile, and those of
+//! `rails.*` without `rails.application`.
 
 mod django;
 mod error;
@@ -141,11 +155,7 @@ pub trait Files {
 /// A file that forge must understand and cannot: the path, the line, the reason.
 pub fn collect(files: &dyn Files) -> Result<Facts, FactError> {
     let mut facts = Facts::new();
-    for (name, path) in [
-        ("dockerfile", "Dockerfile"),
-        ("node.manifest", "package.json"),
-        ("ruby.gemfile", "Gemfile"),
-    ] {
+    for (name, path) in [("dockerfile", "Dockerfile"), ("node.manifest", "package.json")] {
         if has(files, path) {
             facts.insert(name, path, path);
         }
@@ -158,7 +168,7 @@ pub fn collect(files: &dyn Files) -> Result<Facts, FactError> {
     }
     let manifest = python::dependencies(files, &mut facts)?;
     django::collect(files, &mut facts)?;
-    ruby::collect(files, &mut facts)?;
+    ruby::collect(files, &mut facts);
     if manifest.is_some() || facts.contains("django.manage") {
         python::versions(files, manifest, &mut facts)?;
         web::collect(files, &mut facts)?;

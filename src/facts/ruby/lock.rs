@@ -1,8 +1,10 @@
 //! Gemfile.lock: every section that Bundler writes.
 //!
-//! What no fact needs (requirements of gems, checksums, dependencies) is
-//! checked for its shape and dropped. A section of a later Bundler is passed
-//! over, as Bundler itself does.
+//! What no fact needs (requirements, the sums themselves) is checked for its
+//! shape and dropped. A section of a later Bundler is passed over, as Bundler
+//! itself does.
+
+use std::collections::BTreeSet;
 
 use super::version::{Release, Version, shown};
 use crate::facts::Refusal;
@@ -16,6 +18,11 @@ pub struct Lock {
     pub gems: Vec<Gem>,
     /// The platforms it was resolved for, each with its line.
     pub platforms: Vec<(String, usize)>,
+    /// `DEPENDENCIES`: the gems that the Gemfile names, each with its line;
+    /// `None` without the section.
+    pub dependencies: Option<Vec<(String, usize)>>,
+    /// `CHECKSUMS`; `None` without the section.
+    pub checksums: Option<Checksums>,
     /// `RUBY VERSION`, with its line.
     pub ruby: Option<(Release, usize)>,
     /// `BUNDLED WITH`, with its line.
@@ -44,6 +51,15 @@ pub enum Kind {
     Plugin,
 }
 
+/// The `CHECKSUMS` section.
+#[derive(Debug)]
+pub struct Checksums {
+    /// The line of its heading.
+    pub line: usize,
+    /// Each gem that has a sum: its name and [`Gem::variant`].
+    pub gems: BTreeSet<(String, String)>,
+}
+
 /// One gem: `nokogiri (1.18.2-x86_64-linux-gnu)`.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Gem {
@@ -53,8 +69,23 @@ pub struct Gem {
     pub version: String,
     /// `x86_64-linux-gnu`; `None` for the variant that is built from source.
     pub platform: Option<String>,
+    /// The names of the gems that it needs when it runs.
+    pub needs: Vec<String>,
+    /// Which of the sources it comes from.
+    pub source: usize,
     /// The line.
     pub line: usize,
+}
+
+impl Gem {
+    /// `1.18.2-x86_64-linux-gnu`; the version alone without a platform.
+    #[must_use]
+    pub fn variant(&self) -> String {
+        match &self.platform {
+            Some(platform) => format!("{}-{platform}", self.version),
+            None => self.version.clone(),
+        }
+    }
 }
 
 /// Which part of the file a line belongs to.
@@ -91,7 +122,7 @@ pub fn parse(text: &str) -> Result<Lock, Refusal> {
             continue;
         }
         if !content.starts_with([' ', '\t']) {
-            section = lock.open(content);
+            section = lock.open(content, line);
             continue;
         }
         let fine = match section {
@@ -100,8 +131,8 @@ pub fn parse(text: &str) -> Result<Lock, Refusal> {
                 lock.platforms.push((content.trim().to_owned(), line));
                 Some(())
             }
-            Section::Dependencies => dependency(content),
-            Section::Checksums => checksum(content),
+            Section::Dependencies => lock.dependency(content, line),
+            Section::Checksums => lock.checksum(content),
             Section::Ruby => lock.ruby_line(content, line)?,
             Section::Bundled => {
                 let version = content.trim();
@@ -120,15 +151,21 @@ pub fn parse(text: &str) -> Result<Lock, Refusal> {
 }
 
 impl Lock {
-    fn open(&mut self, heading: &str) -> Section {
+    fn open(&mut self, heading: &str, line: usize) -> Section {
         let kind = match heading {
             "GIT" => Kind::Git,
             "PATH" => Kind::Path,
             "GEM" => Kind::Gem,
             "PLUGIN SOURCE" => Kind::Plugin,
             "PLATFORMS" => return Section::Platforms,
-            "DEPENDENCIES" => return Section::Dependencies,
-            "CHECKSUMS" => return Section::Checksums,
+            "DEPENDENCIES" => {
+                self.dependencies.get_or_insert_default();
+                return Section::Dependencies;
+            }
+            "CHECKSUMS" => {
+                self.checksums.get_or_insert(Checksums { line, gems: BTreeSet::new() });
+                return Section::Checksums;
+            }
             "RUBY VERSION" => return Section::Ruby,
             "BUNDLED WITH" => return Section::Bundled,
             _ => return Section::Other,
@@ -160,11 +197,17 @@ impl Lock {
                     name: name.to_owned(),
                     version: version.to_owned(),
                     platform,
+                    needs: Vec::new(),
+                    source: self.sources.len().checked_sub(1)?,
                     line,
                 });
                 Some(())
             }
-            6 => named(content).map(drop),
+            6 => {
+                let (name, _) = named(content)?;
+                self.gems.last_mut()?.needs.push(name.to_owned());
+                Some(())
+            }
             _ => None,
         }
     }
@@ -183,20 +226,29 @@ impl Lock {
         self.ruby = Some((release, line));
         Ok(Some(()))
     }
-}
 
-/// `  rails (~> 8.0)!`; the `!` says that its source is not the gem server.
-fn dependency(content: &str) -> Option<()> {
-    let content = content.strip_suffix('!').unwrap_or(content);
-    (indent(content) == 2).then(|| named(content))?.map(drop)
-}
+    /// `  rails (~> 8.0)!`; the `!` says that its source is not the gem server.
+    fn dependency(&mut self, content: &str, line: usize) -> Option<()> {
+        let content = content.strip_suffix('!').unwrap_or(content);
+        let (name, _) = (indent(content) == 2).then(|| named(content))??;
+        self.dependencies.get_or_insert_default().push((name.to_owned(), line));
+        Some(())
+    }
 
-/// `  rack (3.1.0) sha256=…`; nothing after the version when it is not known.
-fn checksum(content: &str) -> Option<()> {
-    let (front, sums) = content.split_at(content.find(')')? + 1);
-    let sums_fine = sums.trim().is_empty() || sums.contains('=');
-    let (_, version) = named(front)?;
-    (sums_fine && version.is_some()).then_some(())
+    /// `  rack (3.1.0) sha256=…`; nothing after the version when it is not known.
+    fn checksum(&mut self, content: &str) -> Option<()> {
+        let (front, sums) = content.split_at(content.find(')')? + 1);
+        let (name, variant) = named(front)?;
+        let gem = (name.to_owned(), variant?.to_owned());
+        match sums.trim() {
+            "" => {}
+            sums if sums.contains('=') => {
+                self.checksums.as_mut()?.gems.insert(gem);
+            }
+            _ => return None,
+        }
+        Some(())
+    }
 }
 
 fn indent(content: &str) -> usize {
@@ -217,132 +269,4 @@ fn named(content: &str) -> Option<(&str, Option<&str>)> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const LOCK: &str = "\
-GIT
-  remote: https://git.example/own.git
-  revision: 0a1b
-  branch: main
-  specs:
-    own (0.1.0)
-      rack (>= 2, != 2.1)
-
-PATH
-  remote: engines/shop
-  specs:
-    shop (1.0.0.beta2)
-
-PLUGIN SOURCE
-  remote: https://plugin.example
-  type: s3
-  specs:
-
-GEM
-  remote: https://gems.example/
-  remote: https://more.gems.example/
-  specs:
-    nokogiri (1.18.2)
-      racc (~> 1.4)
-    nokogiri (1.18.2-x86_64-linux-gnu)
-      racc
-    rack (3.1.0)
-
-PLATFORMS
-  arm64-darwin-23
-  ruby
-  x86_64-linux
-
-DEPENDENCIES
-  nokogiri
-  own!
-  shop (>= 1)!
-
-NEW THING
-    whatever: [
-
-CHECKSUMS
-  nokogiri (1.18.2-x86_64-linux-gnu) sha256=00
-  rack (3.1.0)
-
-RUBY VERSION
-   ruby 3.3.8p144
-
-BUNDLED WITH
-   2.6.7
-";
-
-    #[track_caller]
-    fn check(text: &str, expected: Result<&[&str], &str>) {
-        let found = parse(text).map(|lock| {
-            let gem = |gem: &Gem| {
-                let platform = gem.platform.as_deref().unwrap_or("ruby");
-                format!("{}: {} {} {platform}", gem.line, gem.name, gem.version)
-            };
-            let remotes = |source: &Source| {
-                let texts: Vec<&str> =
-                    source.remotes.iter().map(|(text, _)| text.as_str()).collect();
-                format!("{:?} {}", source.kind, texts.join(" "))
-            };
-            let mut found: Vec<String> = lock.sources.iter().map(remotes).collect();
-            found.extend(lock.gems.iter().map(gem));
-            found.extend(lock.platforms.iter().map(|(text, line)| format!("{line}: {text}")));
-            found.extend(lock.ruby.iter().map(|(ruby, line)| format!("{line}: {}", ruby.text)));
-            found.extend(lock.bundler.iter().map(|(text, line)| format!("{line}: {text}")));
-            found
-        });
-        let expected = expected.map(|lines| lines.iter().map(|line| (*line).to_owned()).collect());
-        assert_eq!(found.map_err(|err| err.to_string()), expected.map_err(str::to_owned));
-    }
-
-    #[test]
-    fn whole() {
-        let expected = [
-            "Git https://git.example/own.git",
-            "Path engines/shop",
-            "Plugin https://plugin.example",
-            "Gem https://gems.example/ https://more.gems.example/",
-            "6: own 0.1.0 ruby",
-            "12: shop 1.0.0.beta2 ruby",
-            "23: nokogiri 1.18.2 ruby",
-            "25: nokogiri 1.18.2 x86_64-linux-gnu",
-            "27: rack 3.1.0 ruby",
-            "30: arm64-darwin-23",
-            "31: ruby",
-            "32: x86_64-linux",
-            "47: 3.3.8",
-            "50: 2.6.7",
-        ];
-        check(LOCK, Ok(&expected));
-        check(&LOCK.replace('\n', "\r\n"), Ok(&expected));
-        check("", Ok(&[]));
-    }
-
-    #[test]
-    fn rubies() {
-        check("RUBY VERSION\n   ruby 3.5.0.preview1\n", Ok(&["2: 3.5.0.preview1"]));
-        check("RUBY VERSION\n  ruby 3.1.4p0 (jruby 9.4.5.0)\n", Ok(&["2: jruby-9.4.5.0"]));
-        check("BUNDLED WITH\n  4.0.0.beta2\n", Ok(&["2: 4.0.0.beta2"]));
-    }
-
-    #[test]
-    fn broken() {
-        let conflict = "a merge conflict: settle it, then run `bundle lock` and commit the result";
-        check("GEM\n  specs:\n<<<<<<< HEAD\n    rack (1)\n", Err(&format!("line 3: {conflict}")));
-        check("GEM\n=======\n", Err(&format!("line 2: {conflict}")));
-        let not = "is not understood: run `bundle lock` again";
-        check("GEM\n  specs:\n    rack\n", Err(&format!("line 3: `rack` {not}")));
-        check("GEM\n  specs:\n    rack (x)\n", Err(&format!("line 3: `rack (x)` {not}")));
-        check("GEM\n  specs:\n   rack (1)\n", Err(&format!("line 3: `rack (1)` {not}")));
-        check("GEM\n  specs:\n    ra/ck (1)\n", Err(&format!("line 3: `ra/ck (1)` {not}")));
-        check("DEPENDENCIES\n  rack (1\n", Err(&format!("line 2: `rack (1` {not}")));
-        check("CHECKSUMS\n  rack sha\n", Err(&format!("line 2: `rack sha` {not}")));
-        check("BUNDLED WITH\n   x\n", Err(&format!("line 2: `x` {not}")));
-        check("RUBY VERSION\n   3.3.8\n", Err(&format!("line 2: `3.3.8` {not}")));
-        check(
-            "RUBY VERSION\n   ruby x\n",
-            Err("line 2: `x` is not a Ruby: write three numbers, such as `3.3.8`"),
-        );
-    }
-}
+mod tests;

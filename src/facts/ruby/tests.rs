@@ -3,19 +3,28 @@
 use crate::facts::collect;
 use crate::facts::tests::Tree;
 
+mod choice;
+mod locked;
+
 /// Every fact but the gems and the path of the Gemfile, as `name = value (origin)`.
 #[track_caller]
-fn check(files: &[(&str, &str)], expected: Result<&[&str], &str>) {
-    let found = collect(&Tree::new(files)).map(|facts| {
-        let wanted = |name: &str| !name.starts_with("ruby.gem");
-        let facts = facts.iter().filter(|(name, _)| wanted(name));
-        let facts = facts.map(|(name, fact)| {
-            format!("{name} = {} ({})", fact.value.replace('\n', " "), fact.origin)
-        });
-        facts.collect::<Vec<_>>()
+fn check(files: &[(&str, &str)], expected: &[&str]) {
+    let facts = collect(&Tree::new(files)).expect("facts");
+    let wanted = |name: &str| !name.starts_with("ruby.gem");
+    let facts = facts.iter().filter(|(name, _)| wanted(name));
+    let facts = facts.map(|(name, fact)| {
+        format!("{name} = {} ({})", fact.value.replace('\n', " "), fact.origin)
     });
-    let expected = expected.map(|lines| lines.iter().map(|line| (*line).to_owned()).collect());
-    assert_eq!(found.map_err(|err| err.to_string()), expected.map_err(str::to_owned));
+    assert_eq!(facts.collect::<Vec<_>>(), expected);
+}
+
+/// One fact, as `value (origin)`; `-` when it is absent.
+#[track_caller]
+fn one(files: &[(&str, &str)], name: &str, expected: &str) {
+    let facts = collect(&Tree::new(files)).expect("facts");
+    let found =
+        facts.fact(name).map(|fact| format!("{} ({})", fact.value.replace('\n', " "), fact.origin));
+    assert_eq!(found.as_deref().unwrap_or("-"), expected);
 }
 
 /// The facts of these names, as `value; value`.
@@ -26,11 +35,6 @@ fn some(files: &[(&str, &str)], names: &[&str], expected: &str) {
         names.iter().map(|name| facts.get(name).unwrap_or("-").replace('\n', " ")).collect();
     assert_eq!(values.join("; "), expected);
 }
-
-const RUBY: [&str; 4] =
-    ["ruby.version", "ruby.requirement", "ruby.allows.3.3.8", "ruby.allows.3.1.2"];
-
-const LOCKED: &str = "RUBY VERSION\n   ruby 3.3.8p144\n";
 
 fn gems(names: &[&str]) -> String {
     let specs: String = names.iter().map(|name| format!("    {name} (1.0)\n")).collect();
@@ -52,7 +56,7 @@ fn rails() {
             ("config/application.rb", ""),
             ("config/puma.rb", ""),
         ],
-        Ok(&[
+        &[
             "puma.config = config/puma.rb (config/puma.rb)",
             "rack.config = config.ru (config.ru)",
             "rails.application = config/application.rb (config/application.rb)",
@@ -66,22 +70,25 @@ fn rails() {
             "ruby.inputs = Gemfile Gemfile.lock (Gemfile)",
             "ruby.lock = Gemfile.lock (Gemfile.lock)",
             "ruby.platforms = ruby x86_64-linux (Gemfile.lock:13)",
+            "ruby.precompiled.bootsnap = x86_64-linux (Gemfile.lock:4)",
+            "ruby.precompiled.pg = x86_64-linux (Gemfile.lock:7)",
             "ruby.requirement = ~> 3.3.0 (Gemfile:2)",
             "ruby.version = 3.3.8 (Gemfile.lock:17)",
-        ]),
+            "ruby.version.conflict = .ruby-version:1 asks for Ruby 3.3.1, Gemfile.lock:17 for 3.3.8 (.ruby-version:1)",
+        ],
     );
 }
 
 #[test]
 fn without_a_gemfile_or_a_lock() {
-    check(&[(".ruby-version", "rubbish"), ("config.ru", ""), ("Gemfile.lock", "<<<<<<<")], Ok(&[]));
+    check(&[(".ruby-version", "rubbish"), ("config.ru", ""), ("Gemfile.lock", "<<<<<<<")], &[]);
     check(
         &[("Gemfile", ""), ("config/application.rb", "class A < Rails::Application")],
-        Ok(&[
+        &[
             "ruby.allows.3.1.2 = yes (default)",
             "ruby.allows.3.3.8 = yes (default)",
             "ruby.inputs = Gemfile (Gemfile)",
-        ]),
+        ],
     );
     let lock = gems(&["rack"]);
     let application = "config/application.rb";
@@ -89,57 +96,6 @@ fn without_a_gemfile_or_a_lock() {
     some(&says, &["rails.application", "rails.version"], "config/application.rb; -");
     let other = [("Gemfile", ""), ("Gemfile.lock", &lock), (application, "")];
     some(&other, &["rails.application"], "-");
-}
-
-#[test]
-fn which_ruby() {
-    let gemfile = |text| [("Gemfile", text)];
-    some(&gemfile("ruby '3.3.8'"), &RUBY, "3.3.8; 3.3.8; yes; -");
-    some(&gemfile("ruby '>= 3.1', '< 3.3'"), &RUBY, ">= 3.1, < 3.3; >= 3.1, < 3.3; -; yes");
-    some(&gemfile("ruby '3.4.1'"), &RUBY, "3.4.1; 3.4.1; -; -");
-    some(
-        &gemfile("ruby '3.1', engine: 'jruby', engine_version: '9.4'"),
-        &RUBY,
-        "jruby-9.4; jruby-9.4; -; -",
-    );
-    some(&gemfile("ruby ENV['R']"), &RUBY, "-; -; yes; yes");
-    some(&gemfile("if x\nruby '3.2'\nelse\nruby '3.3'\nend"), &RUBY, "-; -; yes; yes");
-    let wish = |path, text| [("Gemfile", ""), (path, text)];
-    some(&wish(".ruby-version", "3.4.1"), &RUBY, "3.4.1; -; yes; yes");
-    some(&wish(".ruby-version", "jruby-9.4.5"), &RUBY, "jruby-9.4.5; -; -; -");
-    some(&wish(".tool-versions", "ruby 3.2.1"), &RUBY, "3.2.1; -; yes; yes");
-    some(&wish("mise.toml", "[tools]\nruby = '3.2'"), &RUBY, "3.2; -; yes; yes");
-}
-
-#[test]
-fn the_lock_tells_and_the_gemfile_binds() {
-    // As Bundler has it: only the Gemfile's line is compared with the Ruby that runs.
-    let with = |gemfile| [("Gemfile", gemfile), ("Gemfile.lock", LOCKED)];
-    some(&with(""), &RUBY, "3.3.8; -; yes; yes");
-    some(&with("ruby '>= 3.1'"), &RUBY, "3.3.8; >= 3.1; yes; yes");
-    some(&with("ruby ENV['R']"), &RUBY, "3.3.8; -; yes; yes");
-    some(&with("ruby '3.1.2'"), &RUBY, "3.3.8; 3.1.2; -; yes");
-}
-
-#[test]
-fn a_version_file_that_the_gemfile_reads_binds() {
-    let read = |gemfile, path, text| [("Gemfile", gemfile), (path, text)];
-    let file = "ruby file: '.ruby-version'";
-    some(&read(file, ".ruby-version", "ruby-3.3.8"), &RUBY, "3.3.8; 3.3.8; yes; -");
-    some(&read(file, ".ruby-version", "3.4.1"), &RUBY, "3.4.1; 3.4.1; -; -");
-    let tools = "ruby file: '.tool-versions'";
-    some(&read(tools, ".tool-versions", "ruby 3.1.2"), &RUBY, "3.1.2; 3.1.2; -; yes");
-    let evaluated = "eval_gemfile 'gems/ruby.rb'";
-    some(&read(evaluated, "gems/ruby.rb", "ruby '3.1.2'"), &RUBY, "3.1.2; 3.1.2; -; yes");
-    check(
-        &[("Gemfile", "\nruby file: '.ruby-version'")],
-        Err("Gemfile:2: takes the Ruby version from `.ruby-version`, which is not there or names \
-             none: commit the file, or write the version here"),
-    );
-    check(
-        &[("Gemfile", ""), (".ruby-version", "\nx")],
-        Err(".ruby-version:2: `x` is not a Ruby: write three numbers, such as `3.3.8`"),
-    );
 }
 
 #[test]
@@ -178,27 +134,9 @@ fn inputs() {
 }
 
 #[test]
-fn platforms() {
-    let missing = |platforms: &str, expected| {
-        let lock = format!("PLATFORMS\n{platforms}");
-        some(&[("Gemfile", ""), ("Gemfile.lock", &lock)], &["ruby.platform.missing"], expected);
-    };
-    missing("  ruby\n  java\n", "-");
-    missing("  x86_64-linux-gnu\n", "-");
-    missing("", "-");
-    let run = "only: run `bundle lock --add-platform x86_64-linux`";
-    missing(
-        "  arm64-darwin-23\n  x86_64-linux-musl\n",
-        &format!("Gemfile.lock is for arm64-darwin-23, x86_64-linux-musl {run}"),
-    );
-}
-
-#[test]
 fn gems_of_rails() {
     let names = ["rails.assets", "rails.database", "rails.jobs", "rails.bootsnap"];
-    let of = |locked: &[&str], expected| {
-        some(&[("Gemfile", ""), ("Gemfile.lock", &gems(locked))], &names, expected);
-    };
+    let of = |locked: &[&str], expected| some(&application(&gems(locked)), &names, expected);
     of(&["rack"], "-; -; -; -");
     of(&["sprockets", "pgbouncer"], "-; -; -; -");
     of(&["sprockets-rails", "mysql2", "sidekiq"], "sprockets; mysql2; sidekiq; -");
@@ -211,14 +149,105 @@ fn gems_of_rails() {
     of(&["dartsass-rails", "shakapacker"], "shakapacker; -; -; -");
 }
 
+/// An application of Rails with this lock.
+fn application(lock: &str) -> [(&str, &str); 3] {
+    let says = "class Application < Rails::Application";
+    [("Gemfile", ""), ("Gemfile.lock", lock), ("config/application.rb", says)]
+}
+
 #[test]
-fn variants_of_a_gem() {
-    let lock = "GEM\n  specs:\n    a (2.0-x86_64-darwin)\n    a (1.0-x86_64-linux)\n    a (3.0)\n    b (1.0-java)\n    b (2.0)\n";
-    some(&[("Gemfile", ""), ("Gemfile.lock", lock)], &["ruby.gem.a", "ruby.gem.b"], "1.0; 2.0");
+fn what_needs_node() {
+    let of = |locked: &[&str], expected| {
+        some(&application(&gems(locked)), &["rails.javascript"], expected);
+    };
+    of(&["propshaft", "tailwindcss-rails"], "-");
+    of(&["cssbundling-rails", "propshaft"], "cssbundling");
+    of(&["cssbundling-rails", "jsbundling-rails"], "jsbundling");
+    of(&["jsbundling-rails", "vite_rails"], "vite");
+    of(&["vite_ruby", "webpacker"], "webpacker");
+    of(&["shakapacker", "webpacker"], "shakapacker");
+}
+
+#[test]
+fn nothing_of_rails_without_an_application() {
+    let lock = gems(&["pg", "propshaft", "railties", "shakapacker", "sidekiq"]);
+    let production = "config.public_file_server.enabled = false";
+    let files = [
+        ("Gemfile", ""),
+        ("Gemfile.lock", lock.as_str()),
+        ("config/environments/production.rb", production),
+        ("public/assets/.manifest.json", ""),
+    ];
+    let facts = collect(&Tree::new(&files)).expect("facts");
+    let rails: Vec<_> = facts.iter().filter(|(name, _)| name.starts_with("rails.")).collect();
+    assert_eq!(rails, []);
+}
+
+#[test]
+fn settled_in_production() {
+    let lock = gems(&["railties"]);
+    let production =
+        ("config/environments/production.rb", "\n  config.public_file_server.enabled = false\n");
+    let manifest = ("public/assets/manifest-0a.json", "");
+    let files: Vec<_> = application(&lock).into_iter().chain([production, manifest]).collect();
+    one(&files, "rails.public_files", "off (config/environments/production.rb:2)");
+    let path = "public/assets/manifest-0a.json";
+    one(&files, "rails.assets.ready", &format!("{path} ({path})"));
+}
+
+#[test]
+fn gems_rb() {
+    let lock = "GEM\n  specs:\n    rack (3.1.0)\n";
+    let files = [
+        ("Gemfile", "gem 'x'"),
+        ("Gemfile.lock", "<<<<<<<"),
+        ("gems.rb", "ruby '3.3.8'"),
+        ("gems.locked", lock),
+    ];
+    one(&files, "ruby.gemfile", "gems.rb (gems.rb)");
     check(
-        &[("Gemfile", ""), ("Gemfile.lock", "GEM\n<<<<<<< HEAD\n")],
-        Err(
-            "Gemfile.lock:2: a merge conflict: settle it, then run `bundle lock` and commit the result",
-        ),
+        &files,
+        &[
+            "ruby.allows.3.3.8 = yes (gems.rb:1)",
+            "ruby.inputs = gems.locked gems.rb (gems.rb)",
+            "ruby.lock = gems.locked (gems.locked)",
+            "ruby.requirement = 3.3.8 (gems.rb:1)",
+            "ruby.version = 3.3.8 (gems.rb:1)",
+        ],
     );
+    let unlocked = [("gems.rb", ""), ("Gemfile", ""), ("Gemfile.lock", lock)];
+    one(&unlocked, "ruby.lock", "-");
+}
+
+#[test]
+fn vendored_gems() {
+    let vendored = ["vendor/cache/own-0a1b/own.gemspec", "vendor/cache/rack-3.1.0.gem"];
+    let files = [("Gemfile", ""), (vendored[0], ""), (vendored[1], ""), ("vendor/x.gem", "")];
+    one(&files, "ruby.vendor", "vendor/cache (vendor/cache/rack-3.1.0.gem)");
+    some(&files, &["ruby.inputs"], &format!("Gemfile {}", vendored.join(" ")));
+    let none = [("Gemfile", ""), ("vendor/cache/README", "")];
+    some(&none, &["ruby.vendor", "ruby.inputs"], "-; Gemfile");
+}
+
+#[test]
+fn broken() {
+    let conflict = "a merge conflict: settle it, then run `bundle lock` and commit the result (Gemfile.lock:2)";
+    let lock = "GEM\n<<<<<<< HEAD\n";
+    check(&[("Gemfile", ""), ("Gemfile.lock", lock)], &[&format!("ruby.broken = {conflict}")]);
+    check(
+        &application(lock),
+        &[
+            "rails.application = config/application.rb (config/application.rb)",
+            &format!("ruby.broken = {conflict}"),
+        ],
+    );
+    // The style sheets of a Django application need no Ruby in its image.
+    let django = [
+        ("Gemfile", ""),
+        ("Gemfile.lock", lock),
+        ("manage.py", "os.environ['DJANGO_SETTINGS_MODULE']"),
+        ("requirements.txt", "django==5.2"),
+    ];
+    some(&django, &["django.manage", "python.package.django"], "manage.py; 5.2");
+    one(&django, "ruby.broken", conflict);
 }

@@ -10,7 +10,7 @@ use std::str::FromStr;
 use crate::facts::{Refusal, tools};
 
 /// A version of RubyGems: `3.3.8`, `3.5.0.preview1`.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Version(Vec<Segment>);
 
 /// The order of the variants is the order of RubyGems: letters mean "before".
@@ -54,7 +54,8 @@ fn parse_version(text: &str) -> Option<Version> {
 
 impl Version {
     /// The numbers before the first letters.
-    fn release(&self) -> Version {
+    #[must_use]
+    pub fn release(&self) -> Version {
         let number = |segment: &&Segment| matches!(segment, Segment::Number(_));
         Version(self.0.iter().take_while(number).cloned().collect())
     }
@@ -133,6 +134,13 @@ impl Requirement {
             _ => version == asked,
         })
     }
+
+    /// Whether everything that will do is this version or newer.
+    #[must_use]
+    pub fn is_from(&self, version: &Version) -> bool {
+        let lower = |operator: &str| ["~>", ">=", ">", "="].contains(&operator);
+        self.parts.iter().any(|(operator, asked)| lower(operator) && asked >= version)
+    }
 }
 
 fn constraint(text: &str) -> Result<(&'static str, Version), String> {
@@ -162,6 +170,27 @@ impl Release {
     #[must_use]
     pub fn is(&self, version: &Version) -> bool {
         self.version.as_ref() == Some(version)
+    }
+
+    /// Whether both can be one Ruby: `3.3` and `3.3.8` can.
+    #[must_use]
+    pub fn may_be(&self, other: &Release) -> bool {
+        match (&self.version, &other.version) {
+            (Some(one), Some(other)) => one.0.iter().zip(&other.0).all(|(one, other)| one == other),
+            _ => self.text == other.text,
+        }
+    }
+
+    /// The version of CRuby, when all three numbers are written.
+    #[must_use]
+    pub fn whole(&self) -> Option<&Version> {
+        self.version.as_ref().filter(|version| version.0.len() >= 3)
+    }
+
+    /// Whether it is a CRuby older than that.
+    #[must_use]
+    pub fn is_before(&self, version: &Version) -> bool {
+        self.version.as_ref().is_some_and(|own| own < version)
     }
 
     /// Whether it is a CRuby.
