@@ -118,6 +118,7 @@ end
 # --- gems -------------------------------------------------------------------
 
 PACKED = Hash.new { |hash, name| hash[name] = [] }      # name => specifications
+BUMPED = []                                             # full names
 
 def load_spec(path)
   Dir.chdir(File.dirname(path)) { Gem::Specification.load(path) } or die("cannot load #{path}")
@@ -157,6 +158,7 @@ def pack_bumped(spec, stage, origin)
   *first, last = spec.version.segments
   bumped = spec.dup
   bumped.version = Gem::Version.new([*first, last + 1].join("."))
+  BUMPED << bumped.full_name
   pack(bumped, stage, "#{origin} (bumped)")
 end
 
@@ -343,8 +345,9 @@ def write_index
     end
     File.write("versions", versions)
 
-    # the Marshal index, which Bundler reads from a folder, and `gem install` anywhere
-    specs = gems.map(&:first)
+    # The Marshal index, which Bundler reads from a folder, and `gem install`
+    # anywhere. Without the bumped gems, for a new lock to have the true ones.
+    specs = gems.map(&:first).reject { |s| BUMPED.include?(s.full_name) }
     tuples = ->(list) { list.map { |s| [s.name, s.version, s.original_platform.to_s] } }
     latest = specs.reject { |s| s.version.prerelease? }.group_by { |s| [s.name, s.platform] }.map { |_, l| l.max_by(&:version) }
     { "specs" => tuples[specs.reject { |s| s.version.prerelease? }], "latest_specs" => tuples[latest],
