@@ -6,7 +6,7 @@ class Packet < ApplicationRecord
   validates :plant, inclusion: { in: ->(_) { Plant.names }, message: "is not one we know" }
   validates :variety, :giver, presence: true, length: { maximum: 80 }
   validates :note, length: { maximum: 500 }
-  validates :harvested_in, numericality: { only_integer: true, in: ->(_) { 1990..Date.current.year } }
+  validates :harvested_in, numericality: { only_integer: true, greater_than: 1990, less_than_or_equal_to: ->(_) { Date.current.year } }
 
   scope :newest_first, -> { order(created_at: :desc, id: :desc) }
 

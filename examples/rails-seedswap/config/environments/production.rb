@@ -12,7 +12,7 @@ Rails.application.configure do
   config.assume_ssl = config.force_ssl = ENV["BEHIND_TLS"].present?
   config.ssl_options = { redirect: { exclude: ->(request) { request.path == "/up" } } }
 
-  config.logger = ActiveSupport::TaggedLogging.logger($stdout)
+  config.logger = ActiveSupport::TaggedLogging.new(ActiveSupport::Logger.new($stdout))
   config.log_tags = [:request_id]
   config.log_level = ENV.fetch("LOG_LEVEL", "info")
 
