@@ -1,0 +1,3 @@
+class AppraisePacketJob < ApplicationJob
+  def perform(packet) = packet.appraise
+end

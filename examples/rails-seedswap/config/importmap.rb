@@ -1,0 +1,2 @@
+pin "application"
+pin "filter"
