@@ -163,5 +163,6 @@ fn contradictions() {
         ".ruby-version:1 asks for Ruby 3.3.1, Gemfile.lock:7 for 3.3.8 (.ruby-version:1)",
     );
     // What decides nothing need not be readable.
-    with("ruby '3.3.8'", "", &[(".ruby-version", "rubbish")], "-");
+    let rubbish = [("Gemfile", "ruby '3.3.8'"), (".ruby-version", "rubbish")];
+    some(&rubbish, &["ruby.broken", "ruby.version", "ruby.version.conflict"], "-; 3.3.8; -");
 }
