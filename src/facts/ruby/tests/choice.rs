@@ -120,6 +120,7 @@ fn a_rails_that_is_too_old() {
     with("6.1.0", "", "", "-");
     with("6.0.6", "", "", &old("6.0.6", "3.0"));
     with("6.0.6", "ruby '>= 2.5'", "", &old("6.0.6", "3.0"));
+    with("6.0.6", "ruby '< 3.2'", "", &old("6.0.6", "3.0"));
     with("5.2.8", "", "2.7.8", &old("5.2.8", "2.7"));
     // Whoever says 3.1 runs it there, with the gems that this takes.
     with("6.0.6", "ruby '~> 3.1.0'", "", "-");
@@ -149,6 +150,7 @@ fn contradictions() {
         &[(".tool-versions", "ruby 3.2.1")],
         ".tool-versions:1 asks for Ruby 3.2.1, Gemfile:1 for ~> 3.3.0 (.tool-versions:1)",
     );
+    with("ruby '~> 3.3.1'", "", &[(".ruby-version", "3.3")], "-");
     with("", "3.3.8", &[("mise.toml", "[tools]\nruby = '3.3'")], "-");
     with(
         "",
@@ -163,5 +165,6 @@ fn contradictions() {
         ".ruby-version:1 asks for Ruby 3.3.1, Gemfile.lock:7 for 3.3.8 (.ruby-version:1)",
     );
     // What decides nothing need not be readable.
-    with("ruby '3.3.8'", "", &[(".ruby-version", "rubbish")], "-");
+    let rubbish = [("Gemfile", "ruby '3.3.8'"), (".ruby-version", "rubbish")];
+    some(&rubbish, &["ruby.broken", "ruby.version", "ruby.version.conflict"], "-; 3.3.8; -");
 }

@@ -47,7 +47,7 @@ fn variants_of_a_gem() {
 #[test]
 fn what_a_gem_needs() {
     let lock = "GEM\n  specs:\n    a (1.0)\n      b (>= 1)\n      bundler (>= 2)\n    b (2.0)\n      c\n      gone\n    \
-                c (3.0)\n      a\n    c (3.0-x86_64-linux)\n      d\n      a\n    d (4.0.pre)\n    e (5)\n      e\n";
+                c (3.0)\n      a\n    c (3.0-x86_64-linux)\n      d\n      a\n    d (4.0.pre)\n    e (5)\n      e\n    bundler (2.6.7)\n";
     let files = [("Gemfile", ""), ("Gemfile.lock", lock)];
     let needs = |name: &str, expected| some(&files, &[&format!("ruby.needs.{name}")], expected);
     needs("a", "b-2.0 c-3.0 d-4.0.pre");
