@@ -237,11 +237,13 @@ impl Engine<'_> {
         };
         // Set once: each step is one task.
         let _first = state.trees[index].set(tree);
-        if let Some(from @ Some(_)) = ran.map(Known::reused) {
+        if let Some(from @ Some(_)) = ran.map(Known::reused)
+            && is_told(step)
+        {
             let from = from.unwrap_or(ReusedFrom::Store);
             self.events.send(Event::StepReused { step: step.name.clone(), from, tree });
         }
-        Ok(Done::Step { ran: matches!(ran, Some(Known::Ran)) })
+        Ok(Done::Step { ran: matches!(ran, Some(Known::Ran)) || !is_told(step) })
     }
 
     fn known_or_run(
@@ -312,7 +314,7 @@ impl Engine<'_> {
             self.ensure_tree(state, self.index(name), tree)?;
         }
         let started = Instant::now();
-        self.events.send(Event::StepStarted { step: step.name.clone() });
+        self.started(step);
         let (tree, list) = self.act(step, key, inputs)?;
         if tree != *known {
             self.events.send(Event::StepFailed { step: step.name.clone() });
@@ -326,12 +328,21 @@ impl Engine<'_> {
                 differ: differences(&old, &list),
             });
         }
-        self.finished(step, started, tree, &list);
-        state.ran.fetch_add(1, Ordering::Relaxed);
+        self.finished(state, step, started, tree, &list);
         Ok((tree, Known::Ran))
     }
 
-    fn finished(&self, step: &Step, started: Instant, tree: Digest, list: &Tree) {
+    fn started(&self, step: &Step) {
+        if is_told(step) {
+            self.events.send(Event::StepStarted { step: step.name.clone() });
+        }
+    }
+
+    fn finished(&self, state: &State, step: &Step, started: Instant, tree: Digest, list: &Tree) {
+        if !is_told(step) {
+            return;
+        }
+        state.ran.fetch_add(1, Ordering::Relaxed);
         self.events.send(Event::StepFinished {
             step: step.name.clone(),
             milliseconds: milliseconds(started),
@@ -352,7 +363,7 @@ impl Engine<'_> {
             self.ensure_tree(state, self.index(name), tree)?;
         }
         let started = Instant::now();
-        self.events.send(Event::StepStarted { step: step.name.clone() });
+        self.started(step);
         let made = self.act(step, key, inputs).and_then(|(tree, list)| {
             if self.check && !step.network {
                 let (again, other) = self.act(step, key, inputs)?;
@@ -370,8 +381,7 @@ impl Engine<'_> {
             }
         })?;
         self.store.put(Table::Outputs, key, &Output { step: step.name.clone(), tree })?;
-        self.finished(step, started, tree, &list);
-        state.ran.fetch_add(1, Ordering::Relaxed);
+        self.finished(state, step, started, tree, &list);
         Ok(tree)
     }
 
@@ -522,6 +532,12 @@ impl Known {
             Known::Ran => None,
         }
     }
+}
+
+/// Whether people are told of the step. Those that only take what others made are
+/// done in no time.
+fn is_told(step: &Step) -> bool {
+    !matches!(step.action, Action::Take { .. })
 }
 
 fn milliseconds(since: Instant) -> u64 {
