@@ -211,6 +211,31 @@ fn is_dotted(text: &str) -> bool {
     })
 }
 
+/// `text` as seen from a folder; `None` when it leads out of the tree.
+fn joined(folder: &str, text: &str) -> Option<String> {
+    if text.starts_with(['/', '~']) {
+        return None;
+    }
+    let mut parts: Vec<&str> = Vec::new();
+    for part in folder.split('/').chain(text.split('/')) {
+        match part {
+            "" | "." => {}
+            ".." => drop(parts.pop()?),
+            part => parts.push(part),
+        }
+    }
+    Some(parts.join("/"))
+}
+
+/// Every file in a folder and below; none when it lies outside the tree.
+fn below(files: &dyn Files, folder: &str, text: &str) -> Vec<String> {
+    let Some(place) = joined(folder, text) else { return Vec::new() };
+    let inside = |path: &&String| {
+        place.is_empty() || path.strip_prefix(&place).is_some_and(|rest| rest.starts_with('/'))
+    };
+    files.paths().iter().filter(inside).cloned().collect()
+}
+
 fn has(files: &dyn Files, path: &str) -> bool {
     files.paths().binary_search_by(|found| found.as_str().cmp(path)).is_ok()
 }

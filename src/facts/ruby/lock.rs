@@ -4,8 +4,9 @@
 //! checked for its shape and dropped. A section of a later Bundler is passed
 //! over, as Bundler itself does.
 
-use super::version::{Release, Version, shown};
+use super::version::{Release, Version};
 use crate::facts::Refusal;
+use crate::facts::error::shown;
 
 /// What a Gemfile.lock says.
 #[derive(Debug, Default)]

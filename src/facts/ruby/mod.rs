@@ -11,7 +11,7 @@ mod version;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{FactError, Facts, Files, Refusal, has, parsed};
+use super::{FactError, Facts, Files, Refusal, below, has, joined, parsed};
 use gemfile::Asked;
 use lock::{Gem, Kind, Lock};
 use version::{Release, Requirement, Version};
@@ -122,31 +122,6 @@ fn gemfiles(files: &dyn Files) -> Result<Gemfiles, FactError> {
         waiting.extend(gemfile.evaluated.iter().filter_map(|text| joined(&folder, text)));
     }
     Ok(found)
-}
-
-/// `text` as seen from a folder; `None` when it leads out of the tree.
-fn joined(folder: &str, text: &str) -> Option<String> {
-    if text.starts_with(['/', '~']) {
-        return None;
-    }
-    let mut parts: Vec<&str> = Vec::new();
-    for part in folder.split('/').chain(text.split('/')) {
-        match part {
-            "" | "." => {}
-            ".." => drop(parts.pop()?),
-            part => parts.push(part),
-        }
-    }
-    Some(parts.join("/"))
-}
-
-/// Every file in a folder and below; none when it lies outside the tree.
-fn below(files: &dyn Files, folder: &str, text: &str) -> Vec<String> {
-    let Some(place) = joined(folder, text) else { return Vec::new() };
-    let inside = |path: &&String| {
-        place.is_empty() || path.strip_prefix(&place).is_some_and(|rest| rest.starts_with('/'))
-    };
-    files.paths().iter().filter(inside).cloned().collect()
 }
 
 /// States what Gemfile.lock says but the Ruby version.
