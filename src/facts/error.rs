@@ -69,6 +69,11 @@ pub fn toml<'de, T: Deserialize<'de>>(text: &'de str) -> Result<T, Refusal> {
     })
 }
 
+/// The start of a text, for a message.
+pub fn shown(text: &str) -> String {
+    text.chars().take(60).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

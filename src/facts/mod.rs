@@ -10,7 +10,7 @@
 //! | fact | value |
 //! | --- | --- |
 //! | `procfile.<type>` | the command |
-//! | `dockerfile`, `node.manifest`, `ruby.gemfile` | the path: `Dockerfile`, `package.json`, `Gemfile` or `gems.rb` |
+//! | `dockerfile`, `ruby.gemfile` | the path: `Dockerfile`, `Gemfile` or `gems.rb` |
 //! | `python.manager` | `uv`, `poetry`, `pdm`, `pylock`, `pipenv`, `pip` or `pyproject` |
 //! | `python.lock` | the file that decided the manager |
 //! | `python.inputs` | every file that defines the dependencies, sorted |
@@ -59,16 +59,37 @@
 //! | `rails.jobs` | `sidekiq`, `solid_queue`, `good_job`, `delayed_job` or `resque`, likewise |
 //! | `rails.bootsnap` | `yes` when bootsnap is locked |
 //! | `rails.public_files` | `off` when the configuration for production says so, whatever the environment says |
+//! | `node.manifest`, `node.dir` | the path of package.json, and its folder (`.` for the root) |
+//! | `node.ambiguous` | folders one level down with a package.json, none at the root; then nothing else of `node.*` |
+//! | `node.manager` | `npm`, `yarn` (1), `berry` (Yarn 2 and later), `pnpm` or `bun` |
+//! | `node.manager.version` | its exact version, when one is stated |
+//! | `node.manager.series` | the first number of `node.manager.release` |
+//! | `node.manager.release` | the exact version that is used: the stated one, or one that forge pins; absent when none will do |
+//! | `node.lock` | the path of its lock file; absent when it is not committed |
+//! | `node.lock.others` | lock files of other managers, joined by `, ` |
+//! | `node.yarn.path` | the Yarn that the app brings along: `yarnPath` of `.yarnrc.yml` |
+//! | `node.inputs` | every file that installing may read, sorted |
+//! | `node.version` | the version, range or alias asked for, as written |
+//! | `node.release`, `node.major` | the exact version that is used, and its first number; without a `node.version` that of forge |
+//! | `node.release.missing` | why there is no `node.release` |
+//! | `node.version.conflict` | two places that ask for different versions, named |
+//! | `node.script.<name>` | the command |
+//! | `node.scripts.install` | the scripts that run while installing: `preinstall`, `install`, `postinstall`, `prepare`, `prepublish` |
+//! | `node.package.<name>` | the range of each dependency, for development or not |
+//! | `node.package.production` | `yes` when there are `dependencies` |
+//! | `node.git` | the first dependency from git: `name @ place` |
+//! | `node.main` | `main` of package.json |
 //!
 //! All `python.*`, `flask.*` and `fastapi.*` facts are absent when there is
 //! neither a Python manifest nor a Django `manage.py`: a stray
 //! `.python-version` in a Rails app says nothing about the image. Likewise all
-//! of `ruby.*`, `rack.*`, `puma.*` and `rails.*` without a Gemfile, and those of
-//! `rails.*` without `rails.application`.
+//! of `ruby.*`, `rack.*`, `puma.*` and `rails.*` without a Gemfile, those of
+//! `rails.*` without `rails.application`, and all of `node.*` without a package.json.
 
 mod django;
 mod error;
 mod near_miss;
+mod node;
 mod procfile;
 mod python;
 mod ruby;
@@ -155,10 +176,8 @@ pub trait Files {
 /// A file that forge must understand and cannot: the path, the line, the reason.
 pub fn collect(files: &dyn Files) -> Result<Facts, FactError> {
     let mut facts = Facts::new();
-    for (name, path) in [("dockerfile", "Dockerfile"), ("node.manifest", "package.json")] {
-        if has(files, path) {
-            facts.insert(name, path, path);
-        }
+    if has(files, "Dockerfile") {
+        facts.insert("dockerfile", "Dockerfile", "Dockerfile");
     }
     if let Some(procfile) = parsed(files, "Procfile", str::parse::<Procfile>)? {
         for (kind, process) in procfile.0 {
@@ -169,6 +188,7 @@ pub fn collect(files: &dyn Files) -> Result<Facts, FactError> {
     let manifest = python::dependencies(files, &mut facts)?;
     django::collect(files, &mut facts)?;
     ruby::collect(files, &mut facts);
+    node::collect(files, &mut facts)?;
     if manifest.is_some() || facts.contains("django.manage") {
         python::versions(files, manifest, &mut facts)?;
         web::collect(files, &mut facts)?;
@@ -219,6 +239,31 @@ fn is_dotted(text: &str) -> bool {
         part.starts_with(|first: char| first == '_' || first.is_alphabetic())
             && part.chars().all(|c| c == '_' || c.is_alphanumeric())
     })
+}
+
+/// `text` as seen from a folder; `None` when it leads out of the tree.
+fn joined(folder: &str, text: &str) -> Option<String> {
+    if text.starts_with(['/', '~']) {
+        return None;
+    }
+    let mut parts: Vec<&str> = Vec::new();
+    for part in folder.split('/').chain(text.split('/')) {
+        match part {
+            "" | "." => {}
+            ".." => drop(parts.pop()?),
+            part => parts.push(part),
+        }
+    }
+    Some(parts.join("/"))
+}
+
+/// Every file in a folder and below; none when it lies outside the tree.
+fn below(files: &dyn Files, folder: &str, text: &str) -> Vec<String> {
+    let Some(place) = joined(folder, text) else { return Vec::new() };
+    let inside = |path: &&String| {
+        place.is_empty() || path.strip_prefix(&place).is_some_and(|rest| rest.starts_with('/'))
+    };
+    files.paths().iter().filter(inside).cloned().collect()
 }
 
 fn has(files: &dyn Files, path: &str) -> bool {

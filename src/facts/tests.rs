@@ -70,7 +70,14 @@ fn nothing_and_others() {
         ],
         Ok(&[
             "dockerfile = Dockerfile (Dockerfile)",
+            "node.dir = . (package.json)",
+            "node.inputs = package.json (package.json)",
+            "node.major = 24 (default)",
+            "node.manager = npm (default)",
+            "node.manager.release = 11.21.2 (default)",
+            "node.manager.series = 11 (default)",
             "node.manifest = package.json (package.json)",
+            "node.release = 24.21.0 (default)",
             "procfile.web = x (Procfile:1)",
             "procfile.worker = y (Procfile:2)",
             "ruby.gemfile = Gemfile (Gemfile)",
@@ -229,7 +236,7 @@ fn contradictions() {
 }
 
 /// Pieces that the formats give a meaning to.
-const PIECES: [&str; 57] = [
+const PIECES: [&str; 59] = [
     "\n",
     "\r\n",
     " ",
@@ -287,6 +294,8 @@ const PIECES: [&str; 57] = [
     "CHECKSUMS\n",
     "RUBY VERSION\n",
     "File.read",
+    "lts/",
+    "packages:\n  - ",
 ];
 
 /// The next number of a fixed sequence (xorshift), so that a failure repeats.
@@ -302,6 +311,7 @@ fn rubbish_is_refused_without_a_panic() {
     let mut state = 0x9e37_79b9_7f4a_7c15;
     let mut parsers = super::python::parsers();
     parsers.extend(super::ruby::parsers());
+    parsers.extend(super::node::parsers());
     for _ in 0..4000 {
         let length = next(&mut state) % 24;
         let text: String = (0..length).map(|_| PIECES[next(&mut state) % PIECES.len()]).collect();
@@ -335,6 +345,13 @@ fn cut_files_are_refused_without_a_panic() {
     for text in [lock, gemfile, "~> 3.3.0.é"] {
         for (end, _) in text.char_indices() {
             super::ruby::parsers().iter().for_each(|parse| parse(&text[..end]));
+        }
+    }
+    let manifest = "{\"a\": {\"é\\\"\": [\"\\u00e9\", {}]}}";
+    let settings = "packages:\n  - 'é*' # x\n  - \"b\"\nname: [\"é,\", 'b']\n";
+    for text in [manifest, settings, "__metadata:\n  version: 8é\n", ">=18.1.0 <21 || lts/-1é"] {
+        for (end, _) in text.char_indices() {
+            super::node::parsers().iter().for_each(|parse| parse(&text[..end]));
         }
     }
 }

@@ -6,8 +6,9 @@
 
 use std::collections::BTreeSet;
 
-use super::version::{Release, Version, shown};
+use super::version::{Release, Version};
 use crate::facts::Refusal;
+use crate::facts::error::shown;
 
 /// What a Gemfile.lock says.
 #[derive(Debug, Default)]

@@ -19,7 +19,7 @@ mod version;
 
 use std::collections::BTreeSet;
 
-use super::{FactError, Facts, Files, has, parsed};
+use super::{FactError, Facts, Files, below, has, joined, parsed};
 use declared::Declared;
 use gemfile::Asked;
 use lock::Kind;
@@ -137,31 +137,6 @@ fn gemfiles(files: &dyn Files, first: &str) -> Result<Gemfiles, FactError> {
         waiting.extend(gemfile.evaluated.iter().filter_map(|text| joined(&folder, text)));
     }
     Ok(found)
-}
-
-/// `text` as seen from a folder; `None` when it leads out of the tree.
-fn joined(folder: &str, text: &str) -> Option<String> {
-    if text.starts_with(['/', '~']) {
-        return None;
-    }
-    let mut parts: Vec<&str> = Vec::new();
-    for part in folder.split('/').chain(text.split('/')) {
-        match part {
-            "" | "." => {}
-            ".." => drop(parts.pop()?),
-            part => parts.push(part),
-        }
-    }
-    Some(parts.join("/"))
-}
-
-/// Every file in a folder and below; none when it lies outside the tree.
-fn below(files: &dyn Files, folder: &str, text: &str) -> Vec<String> {
-    let Some(place) = joined(folder, text) else { return Vec::new() };
-    let inside = |path: &&String| {
-        place.is_empty() || path.strip_prefix(&place).is_some_and(|rest| rest.starts_with('/'))
-    };
-    files.paths().iter().filter(inside).cloned().collect()
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@
 use std::cmp::Ordering;
 use std::str::FromStr;
 
+use crate::facts::error::shown;
 use crate::facts::{Refusal, tools};
 
 /// A version of RubyGems: `3.3.8`, `3.5.0.preview1`.
@@ -284,11 +285,6 @@ fn of_a_tool((word, line): (String, usize)) -> Result<Option<(Release, usize)>, 
     word.parse()
         .map(|release| Some((release, line)))
         .map_err(|message: String| Refusal::at(line, message))
-}
-
-/// The start of a text, for a message.
-pub fn shown(text: &str) -> String {
-    text.chars().take(60).collect()
 }
 
 #[cfg(test)]
