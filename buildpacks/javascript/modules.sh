@@ -18,6 +18,7 @@ install-npm | production-npm)
     # npm writes into its cache.
     cp -r "$kept" /tmp/npm
     case $1 in install) which=--include=dev ;; *) which=--omit=dev ;; esac
+    node /forge/stable.mjs lock npm-shrinkwrap.json package-lock.json
     npm ci --offline $which --no-audit --no-fund --no-update-notifier --cache /tmp/npm --loglevel=error
     ;;
 fetch-yarn)

@@ -3,6 +3,8 @@
 //   npm FROM TO   copies the content; the index, which holds addresses and times,
 //                 stays behind: with the hash of the lock npm finds the content
 //   pnpm FOLDER   removes the times from the index
+//   lock FILE…    gives each package of an npm lock an address, without which npm
+//                 would ask the registry for one before it looks at the hash
 import fs from "node:fs";
 import path from "node:path";
 
@@ -14,6 +16,16 @@ const files = (folder) =>
 
 if (what === "npm") {
   fs.cpSync(path.join(from, "content-v2"), path.join(to, "content-v2"), { recursive: true });
+} else if (what === "lock") {
+  for (const file of process.argv.slice(3).filter((file) => fs.existsSync(file))) {
+    const lock = JSON.parse(fs.readFileSync(file, "utf8"));
+    for (const [at, entry] of Object.entries(lock.packages ?? {})) {
+      if (!entry.integrity || entry.resolved) continue;
+      const name = entry.name ?? at.slice(at.lastIndexOf("node_modules/") + "node_modules/".length);
+      entry.resolved = `https://registry.invalid/${name}/-/${path.basename(name)}-${entry.version}.tgz`;
+    }
+    fs.writeFileSync(file, JSON.stringify(lock));
+  }
 } else {
   for (const file of files(from).filter((file) => file.endsWith(".json"))) {
     const text = fs.readFileSync(file, "utf8");

