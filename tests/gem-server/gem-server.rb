@@ -39,7 +39,7 @@ Entry = Struct.new(:package, :suite, :flags) do
 end
 FLAGS = %w[compile bump]
 
-# The packages, and the names of gems to take from Ruby's source.
+# The packages, and the names of gems to take from Ruby itself.
 def read_list
   entries, from_ruby = [], []
   File.foreach("#{WORK}/list") do |line|
@@ -292,7 +292,8 @@ def native_gems_of_ruby(names)
   end
 end
 
-# Pure gems that are part of Ruby, from the installed one: what to pack, by name.
+# Pure gems that are part of Ruby, from the installed one, by name: each with
+# what lays out its files.
 def pure_gems_of_ruby
   found = Hash.new { |hash, name| hash[name] = [] }
   folder = "#{RbConfig::CONFIG["rubylibprefix"]}/gems/#{ABI}"
@@ -314,8 +315,8 @@ end
 
 # Serves what the wanted gems need, in turn, and nothing else: packs Ruby's own
 # pure gems as they are met, and removes what came along with a package.
-def complete(wanted)
-  ruby, queue, seen = pure_gems_of_ruby, wanted.dup, {}
+def complete(wanted, ruby)
+  queue, seen = wanted.dup, {}
   while (name = queue.shift)
     next if seen[name]
     seen[name] = true
@@ -398,6 +399,7 @@ wanted = download_debs(targets).flat_map do |deb, target|
   names = gems_of_deb(deb, target, flags.fetch(target, []))
   flags.key?(target) ? names : []
 end
-native_gems_of_ruby(from_ruby)
-complete(wanted + from_ruby)
+pure = pure_gems_of_ruby
+native_gems_of_ruby(from_ruby - pure.keys)
+complete(wanted + from_ruby, pure)
 write_index

@@ -47,4 +47,10 @@ production:
 YML
 echo 'gem "puma"' >Gemfile.local
 
+# Redmine's .gitignore leaves out what each installation writes for itself.
+cat >forge.toml <<'TOML'
+[source]
+include = ["/Gemfile.local", "/Gemfile.lock", "/config/database.yml"]
+TOML
+
 "${make[@]}" -a . "$out/gems"
