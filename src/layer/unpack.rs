@@ -957,7 +957,7 @@ mod tests {
     fn layers_stack() {
         let below =
             new().folder("a/").file("a/b", "1").file("a/c", "2").link("l", "a").folder("d/");
-        gives(&[below.clone()], &["a/", "a/b=1", "a/c=2", "d/", "l -> a"]);
+        gives(std::slice::from_ref(&below), &["a/", "a/b=1", "a/c=2", "d/", "l -> a"]);
         // Replaced, whatever it was.
         let above = new().file("a/b", "3").file("d", "4").folder("l/").link("a/c", "b");
         gives(&[below.clone(), above], &["a/", "a/b=3", "a/c -> b", "d=4", "l/"]);
@@ -965,6 +965,12 @@ mod tests {
         gives(&[below.clone(), above], &["a/", "a/b/", "a/b/x=5", "a/c=2", "d -> /a", "l=6"]);
         // A folder joins a folder.
         gives(&[below, new().folder("./a")], &["a/", "a/b=1", "a/c=2", "d/", "l -> a"]);
+        // What led to a folder does not any more.
+        let moved =
+            new().folder("a/").link("l", "a").file("l/x", "1").folder("l/").file("l/y", "2");
+        gives(&[moved], &["a/", "a/x=1", "l/", "l/y=2"]);
+        let moved = new().folder("b/").file("a/x", "1").link("a", "b").file("a/y", "2");
+        gives(&[moved], &["a -> b", "b/", "b/y=2"]);
         // Parents that are not listed.
         gives(&[new().file("x/y/z", "7")], &["x/", "x/y/", "x/y/z=7"]);
         // Twice: the last one.
@@ -1154,7 +1160,7 @@ mod tests {
             .add(b'6', b"pipe", b"", 0o644, b"")
             .pax(b'x', &capability)
             .file("ping", "1");
-        let found = gives(&[base.clone()], &["dev/", "ping=1"]);
+        let found = gives(std::slice::from_ref(&base), &["dev/", "ping=1"]);
         let lost = [
             (b"dev/null".to_vec(), Lost::Device),
             (b"dev/sda".to_vec(), Lost::Device),
