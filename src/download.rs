@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use reqwest::StatusCode;
 use reqwest::blocking::{Client, Response};
+use reqwest::redirect::Policy;
 use thiserror::Error;
 
 /// Tries in all, the first included.
@@ -20,6 +21,9 @@ const FIRST_PAUSE: Duration = Duration::from_millis(500);
 
 /// How long the other side may say nothing.
 const SILENCE: Duration = Duration::from_secs(60);
+
+/// How many hosts may send us on to another one.
+const REDIRECTS: usize = 10;
 
 /// A client for downloads.
 #[derive(Clone, Debug)]
@@ -94,6 +98,29 @@ impl DownloadError {
 /// # Errors
 /// The machine's certificate roots cannot be used.
 pub fn client(silence: Option<Duration>) -> Result<Client, DownloadError> {
+    new_client(silence, Policy::limited(REDIRECTS))
+}
+
+/// A client for pulling from registries, which redirect to stores of blobs: a redirect from
+/// https to http is refused. Credentials are not sent to another host by either client.
+///
+/// # Errors
+/// The machine's certificate roots cannot be used.
+pub fn client_for_pulls() -> Result<Client, DownloadError> {
+    let policy = Policy::custom(|attempt| {
+        let secure = attempt.previous().iter().any(|url| url.scheme() == "https");
+        if attempt.previous().len() > REDIRECTS {
+            attempt.error("too many redirects")
+        } else if secure && attempt.url().scheme() != "https" {
+            attempt.error("a redirect leads from https to http")
+        } else {
+            attempt.follow()
+        }
+    });
+    new_client(Some(SILENCE), policy)
+}
+
+fn new_client(silence: Option<Duration>, redirects: Policy) -> Result<Client, DownloadError> {
     // Fails when it was installed before, which is as good.
     let _installed_before = rustls::crypto::ring::default_provider().install_default();
     Client::builder()
@@ -101,7 +128,7 @@ pub fn client(silence: Option<Duration>) -> Result<Client, DownloadError> {
         .connect_timeout(Duration::from_secs(30))
         .timeout(silence)
         .tcp_keepalive(Duration::from_secs(30))
-        .redirect(reqwest::redirect::Policy::limited(10))
+        .redirect(redirects)
         .build()
         .map_err(DownloadError::Client)
 }

@@ -80,8 +80,11 @@ pub(super) fn build(common: &Common, arguments: &BuildArguments) -> Result<ExitC
     let started = Instant::now();
     let outputs =
         arguments.output.iter().map(|text| Target::parse(text)).collect::<Result<Vec<_>, _>>()?;
-    let tags =
-        arguments.tag.iter().map(|text| text.parse()).collect::<Result<Vec<Reference>, _>>()?;
+    let tags = arguments
+        .tag
+        .iter()
+        .map(|text| Reference::for_push(text))
+        .collect::<Result<Vec<_>, _>>()?;
     let created = created(arguments.created.as_deref())?;
     let running = Arc::new(Running::default());
     let _watch = interrupt::watch(&running)?;

@@ -13,6 +13,7 @@ use thiserror::Error;
 use super::index::{Index, IndexError};
 use super::keyring::KeyringError;
 use super::release::{self, Keyring, Release, ReleaseError};
+use super::rootfs::joined;
 use super::solve::{Installed, Request, Root, SolveError, solve};
 use super::version::Version;
 use crate::digest::Digest;
@@ -137,6 +138,8 @@ pub enum ArchiveError {
 /// The packages of a release, ready to choose from.
 pub struct Archive {
     index: Index,
+    /// What is there before the first step.
+    ground: BTreeMap<String, Installed>,
     /// The release and when its indexes were made, for people.
     pub label: String,
 }
@@ -172,7 +175,8 @@ pub fn read(
         let text = list(&verified, &suite, architecture, mirror, downloads, store)?;
         index.add(&text, source).map_err(|source| ArchiveError::Index { suite, source })?;
     }
-    Ok(Archive { index, label: format!("{release}, {}", dates.join(", ")) })
+    let label = format!("{release}, {}", dates.join(", "));
+    Ok(Archive { index, ground: BTreeMap::new(), label })
 }
 
 fn first<'m, T>(
@@ -234,6 +238,14 @@ fn list(
 }
 
 impl Archive {
+    /// The same archive for steps on a base that others made, with what is
+    /// [`installed`](super::base::Base::installed) there below all steps.
+    #[must_use]
+    pub fn over(mut self, ground: BTreeMap<String, Installed>) -> Archive {
+        self.ground = ground;
+        self
+    }
+
     /// Chooses the packages for a step: `names` and what they depend on, on top
     /// of `below`.
     ///
@@ -282,9 +294,9 @@ impl Archive {
     }
 
     /// What the packages below count as. Packages that a lock names may have
-    /// left the index; then the index's own version says what they provide.
+    /// left the index; then the index's own version says what they provide and need.
     fn installed(&self, below: &[plan::Package]) -> BTreeMap<String, Installed> {
-        let mut installed = BTreeMap::new();
+        let mut installed = self.ground.clone();
         for package in below {
             let Ok(version) = package.version.parse::<Version>() else { continue };
             let known = self
@@ -295,7 +307,16 @@ impl Archive {
             let provides =
                 known.and_then(|known| known.provided_versions().ok()).unwrap_or_default();
             let multi_arch = known.map_or(super::index::MultiArch::No, |known| known.multi_arch);
-            installed.insert(package.name.clone(), Installed { version, provides, multi_arch });
+            let text =
+                |names| known.map(|known| joined(&known.stanza(), names)).unwrap_or_default();
+            let state = Installed {
+                version,
+                provides,
+                multi_arch,
+                depends: text(["Pre-Depends", "Depends"]),
+                conflicts: text(["Conflicts", "Breaks"]),
+            };
+            installed.insert(package.name.clone(), state);
         }
         installed
     }

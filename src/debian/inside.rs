@@ -20,9 +20,45 @@ pub(super) fn open_root(root: &Path) -> Result<OwnedFd, Errno> {
 
 /// Opens a folder below `root`.
 pub(super) fn open_folder(root: &OwnedFd, path: &str) -> Result<OwnedFd, Errno> {
-    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    open_inside(root, path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC)
+}
+
+fn open_inside(root: &OwnedFd, path: &str, flags: OFlags) -> Result<OwnedFd, Errno> {
     let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
-    openat2(root, path, flags, Mode::empty(), resolve)
+    loop {
+        // The kernel gives up on `..` when anybody on the machine renames in that moment.
+        match openat2(root, path, flags, Mode::empty(), resolve) {
+            Err(Errno::AGAIN) => {}
+            other => return other,
+        }
+    }
+}
+
+/// Whether there is anything at `path` below `root`.
+pub(super) fn exists(root: &OwnedFd, path: &str) -> bool {
+    open_inside(root, path, OFlags::PATH | OFlags::CLOEXEC).is_ok()
+}
+
+/// The text of a file below a root that anybody may have made, or `None` when there is none.
+/// Bytes that are not UTF-8 are replaced.
+pub(super) fn read_foreign(root: &OwnedFd, path: &str, limit: u64) -> io::Result<Option<String>> {
+    let wrong = |problem| Err(io::Error::new(io::ErrorKind::InvalidData, problem));
+    // Opening a pipe would wait for a writer otherwise.
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+    let file = match open_inside(root, path, flags) {
+        Ok(file) => std::fs::File::from(file),
+        Err(Errno::NOENT | Errno::NOTDIR) => return Ok(None),
+        Err(err) => return Err(err.into()),
+    };
+    if !file.metadata()?.is_file() {
+        return wrong("it is not a file");
+    }
+    let mut bytes = Vec::new();
+    file.take(limit + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > limit {
+        return wrong("it is too large");
+    }
+    Ok(Some(String::from_utf8_lossy(&bytes).into_owned()))
 }
 
 /// Opens a folder below `root`; what is missing of it is made with mode 0755.

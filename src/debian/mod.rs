@@ -19,12 +19,14 @@
 //! | `deb` | one `.deb`: its fields, its scripts, its files |
 //! | `linked` | which packages have the libraries that programs link against |
 //! | `rootfs` | dpkg's database, and the script that finishes the installation |
+//! | `base` | what a root is that others made: its system and its packages |
 //!
 //! - No clock, no environment, and no network but in `archive`: bytes and times come in.
 //! - No script of a package is run here; the sandbox does that.
 //! - No writing of `.deb` files, no source packages, no second architecture in one root.
 
 pub mod archive;
+pub mod base;
 pub mod control;
 pub mod deb;
 pub mod index;

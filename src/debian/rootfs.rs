@@ -79,11 +79,11 @@ pub enum RootfsError {
     },
 }
 
-const DATABASE: &str = "var/lib/dpkg";
+pub(super) const DATABASE: &str = "var/lib/dpkg";
 /// The files of the info folder that dpkg executes.
 const SCRIPTS: [&str; 5] = ["preinst", "postinst", "prerm", "postrm", "config"];
 
-fn io_error(action: &'static str, path: &str) -> impl FnOnce(io::Error) -> RootfsError {
+pub(super) fn io_error(action: &'static str, path: &str) -> impl FnOnce(io::Error) -> RootfsError {
     move |source| RootfsError::Io { action, path: path.to_owned(), source }
 }
 
@@ -126,26 +126,46 @@ pub fn read_database(root: &Path) -> Result<BTreeMap<String, Installed>, RootfsE
 fn parse_status(text: &str) -> Result<BTreeMap<String, Installed>, RootfsError> {
     let mut installed = BTreeMap::new();
     for stanza in Stanzas::new(text).filter(is_present) {
-        let (Some(name), Some(version)) = (stanza.field("Package"), stanza.field("Version")) else {
-            continue;
-        };
-        let package = || name.to_owned();
-        let version = version
-            .parse()
-            .map_err(|source| RootfsError::Version { package: package(), source })?;
-        let provides = relation::parse(stanza.field("Provides").unwrap_or(""))
-            .map_err(|source| RootfsError::Relation { package: package(), source })?;
-        let provides = provides.into_iter().flatten();
-        let provides = provides
-            .map(|found| (found.name.to_owned(), found.constraint.map(|found| found.version)))
-            .collect();
-        let multi_arch = MultiArch::from_field(stanza.field("Multi-Arch"));
-        installed.insert(package(), Installed { version, provides, multi_arch });
+        if let Some((name, state)) = read_installed(&stanza)? {
+            installed.insert(name.to_owned(), state);
+        }
     }
     Ok(installed)
 }
 
-fn is_present(stanza: &Stanza<'_>) -> bool {
+/// What the solver wants to know of an installed package; `None` for a stanza of none.
+pub(super) fn read_installed<'s>(
+    stanza: &Stanza<'s>,
+) -> Result<Option<(&'s str, Installed)>, RootfsError> {
+    let (Some(name), Some(version)) = (stanza.field("Package"), stanza.field("Version")) else {
+        return Ok(None);
+    };
+    let package = || name.to_owned();
+    let version =
+        version.parse().map_err(|source| RootfsError::Version { package: package(), source })?;
+    let provides = relation::parse(stanza.field("Provides").unwrap_or(""))
+        .map_err(|source| RootfsError::Relation { package: package(), source })?;
+    let provides = provides
+        .into_iter()
+        .flatten()
+        .map(|found| (found.name.to_owned(), found.constraint.map(|found| found.version)));
+    let state = Installed {
+        version,
+        provides: provides.collect(),
+        multi_arch: MultiArch::from_field(stanza.field("Multi-Arch")),
+        depends: joined(stanza, ["Pre-Depends", "Depends"]),
+        conflicts: joined(stanza, ["Conflicts", "Breaks"]),
+    };
+    Ok(Some((name, state)))
+}
+
+/// Two relation fields as one.
+pub(super) fn joined(stanza: &Stanza<'_>, names: [&str; 2]) -> String {
+    let fields = names.iter().filter_map(|name| stanza.field(name));
+    fields.collect::<Vec<_>>().join(", ")
+}
+
+pub(super) fn is_present(stanza: &Stanza<'_>) -> bool {
     let state = stanza.field("Status").and_then(|status| status.split_whitespace().nth(2));
     matches!(
         state,
@@ -246,7 +266,7 @@ fn belongs_to(file: &str, name: &str) -> bool {
     }
 }
 
-fn info_files(info: &OwnedFd) -> io::Result<Vec<String>> {
+pub(super) fn info_files(info: &OwnedFd) -> io::Result<Vec<String>> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let mut names = Vec::new();
     for entry in Dir::new(openat(info, ".", flags, Mode::empty())?)? {

@@ -7,7 +7,8 @@
 //! - Same index, same request, same answer: no hash order, no randomness.
 //! - `Recommends` and `Suggests` are not followed.
 //! - Nothing installed is removed or downgraded. It is upgraded only when a chosen package
-//!   needs that; what the upgrade does to other installed packages is not checked.
+//!   needs that, or cannot be there with the version that is installed: packages built
+//!   together (`= version`) move together. What was broken before may stay so.
 //! - No optimisation: a leaf package on a known base hardly ever needs any.
 
 mod error;
@@ -19,7 +20,7 @@ pub use self::error::SolveError;
 use self::error::similar;
 use self::order::{Needs, order};
 use super::index::{Index, MultiArch, Package};
-use super::relation::{Constraint, Group, Qualifier, Relation};
+use super::relation::{self, Constraint, Group, Operator, Qualifier, Relation};
 use super::version::Version;
 
 /// What is asked for.
@@ -55,6 +56,10 @@ pub struct Installed {
     pub provides: BTreeMap<String, Option<Version>>,
     /// How it gets on with other architectures.
     pub multi_arch: MultiArch,
+    /// `Pre-Depends` and `Depends` as one field; empty if nothing is known of them.
+    pub depends: String,
+    /// `Conflicts` and `Breaks` likewise.
+    pub conflicts: String,
 }
 
 /// Undone choices before giving up. The archive needs none for what images
@@ -81,7 +86,7 @@ pub fn solve<'i>(index: &'i Index, request: &Request<'_>) -> Result<Vec<&'i Pack
             });
         }
     }
-    let mut search = Search::new(index, request);
+    let mut search = Search::new(index, request)?;
     search.run()?;
     Ok(search.configure_order())
 }
@@ -89,8 +94,25 @@ pub fn solve<'i>(index: &'i Index, request: &Request<'_>) -> Result<Vec<&'i Pack
 /// A group that must hold, and the chosen package that says so.
 struct Want<'a> {
     by: Option<usize>,
-    before_unpacking: bool,
+    kind: Kind,
     group: Group<'a>,
+}
+
+/// Why a group must hold.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    /// `Pre-Depends`.
+    BeforeUnpacking,
+    /// `Depends`, or the request.
+    BeforeConfiguring,
+    /// What is installed cannot stay as it is.
+    Along,
+}
+
+/// What an installed package asks of others.
+struct Standing<'r> {
+    depends: Vec<Group<'r>>,
+    conflicts: Vec<Relation<'r>>,
 }
 
 struct Chosen<'a> {
@@ -113,6 +135,7 @@ struct Choice<'a> {
 struct Search<'a, 'r> {
     index: &'a Index,
     request: &'r Request<'r>,
+    standing: BTreeMap<&'r str, Standing<'r>>,
     wants: Vec<Want<'r>>,
     /// The first want not looked at.
     next: usize,
@@ -122,13 +145,26 @@ struct Search<'a, 'r> {
 }
 
 impl<'a: 'r, 'r> Search<'a, 'r> {
-    fn new(index: &'a Index, request: &'r Request<'r>) -> Search<'a, 'r> {
+    fn new(index: &'a Index, request: &'r Request<'r>) -> Result<Search<'a, 'r>, SolveError> {
         let mut wants: Vec<Want<'r>> = Vec::new();
         let want = |name: &'r str, constraint: Option<Constraint>| Want {
             by: None,
-            before_unpacking: false,
+            kind: Kind::BeforeConfiguring,
             group: vec![Relation { name, qualifier: None, constraint, architectures: Vec::new() }],
         };
+        let mut standing = BTreeMap::new();
+        for (name, found) in request.installed {
+            let parse = |field: &'r str| {
+                relation::parse(field)
+                    .map_err(|source| SolveError::Malformed { package: name.clone(), source })
+            };
+            let mut depends = parse(&found.depends)?;
+            for group in &mut depends {
+                group.retain(|relation| relation.applies_to(request.architecture));
+            }
+            let conflicts = parse(&found.conflicts)?.into_iter().flatten().collect();
+            standing.insert(name.as_str(), Standing { depends, conflicts });
+        }
         if request.essential {
             let mut names: Vec<&str> = index
                 .packages()
@@ -140,15 +176,16 @@ impl<'a: 'r, 'r> Search<'a, 'r> {
             wants.extend(names.into_iter().map(|name| want(name, None)));
         }
         wants.extend(request.roots.iter().map(|root| want(&root.name, root.constraint.clone())));
-        Search {
+        Ok(Search {
             index,
             request,
+            standing,
             wants,
             next: 0,
             chosen: Vec::new(),
             by_name: HashMap::new(),
             choices: Vec::new(),
-        }
+        })
     }
 
     fn run(&mut self) -> Result<(), SolveError> {
@@ -228,19 +265,91 @@ impl<'a: 'r, 'r> Search<'a, 'r> {
         let at = self.chosen.len();
         let conflicts = package.conflicts().map_err(malformed)?;
         let provides = package.provides().map_err(malformed)?;
-        for (before_unpacking, groups) in
-            [(true, package.pre_depends()), (false, package.depends())]
-        {
+        for (kind, groups) in [
+            (Kind::BeforeUnpacking, package.pre_depends()),
+            (Kind::BeforeConfiguring, package.depends()),
+        ] {
             for mut group in groups.map_err(malformed)? {
                 group.retain(|relation| relation.applies_to(self.request.architecture));
                 if !group.is_empty() {
-                    self.wants.push(Want { by: Some(at), before_unpacking, group });
+                    self.wants.push(Want { by: Some(at), kind, group });
                 }
             }
         }
+        let mut along: BTreeSet<&'r str> =
+            self.clashes(package, &conflicts, &provides).map(|(other, ..)| other).collect();
+        let lean: Vec<(&'r str, usize)> = self.leaning_on(package.name());
         self.by_name.insert(package.name(), at);
         self.chosen.push(Chosen { package, conflicts, provides, by });
+        along.extend(lean.into_iter().filter_map(|(other, group)| {
+            let holds = self.is_met(&self.standing[other].depends[group]);
+            (!holds).then_some(other)
+        }));
+        for name in along {
+            let version = self.request.installed[name].version.clone();
+            let constraint = Some(Constraint { operator: Operator::After, version });
+            let newer = Relation { name, qualifier: None, constraint, architectures: Vec::new() };
+            self.wants.push(Want { by: Some(at), kind: Kind::Along, group: vec![newer] });
+        }
         Ok(())
+    }
+
+    /// The installed packages that stay so far, but for `except`.
+    fn staying(&self, except: &str) -> impl Iterator<Item = (&'r str, &'r Installed)> {
+        let installed = self.request.installed.iter().map(|(name, found)| (name.as_str(), found));
+        installed.filter(move |(name, _)| *name != except && !self.by_name.contains_key(name))
+    }
+
+    /// The needs of installed packages, by package and number, that hold now and that may not
+    /// when the installed `name` is replaced by another version.
+    fn leaning_on(&self, name: &str) -> Vec<(&'r str, usize)> {
+        let Some(old) = self.request.installed.get(name) else { return Vec::new() };
+        let meant = |relation: &Relation<'_>| {
+            relation.name == name || old.provides.contains_key(relation.name)
+        };
+        let mut found = Vec::new();
+        for (other, _) in self.staying(name) {
+            for (number, group) in self.standing[other].depends.iter().enumerate() {
+                if group.iter().any(meant) && self.is_met(group) {
+                    found.push((other, number));
+                }
+            }
+        }
+        found
+    }
+
+    /// The installed packages that cannot be there together with `package`, with the relation
+    /// that says so and whether that is the installed one's.
+    fn clashes(
+        &self,
+        package: &'a Package,
+        conflicts: &[Relation<'a>],
+        offered: &[Relation<'a>],
+    ) -> impl Iterator<Item = (&'r str, String, bool)> {
+        self.staying(package.name()).filter_map(move |(other, found)| {
+            let hit = conflicts.iter().find(|relation| {
+                (other == relation.name && relation.accepts(&found.version))
+                    || found
+                        .provides
+                        .get(relation.name)
+                        .is_some_and(|version| provided_version(relation, version.as_ref()))
+            });
+            let ours = hit.map(|relation| (other, relation.to_string(), false));
+            ours.or_else(|| {
+                let hit = hits(&self.standing[other].conflicts, package, offered)?;
+                Some((other, hit.to_string(), true))
+            })
+        })
+    }
+
+    /// Whether the index has a version of an installed package that is newer.
+    fn can_be_newer(&self, name: &str) -> bool {
+        let installed = &self.request.installed[name].version;
+        self.index.versions(name).any(|package| {
+            package.version > *installed
+                && fits(package, self.request.architecture)
+                && !self.request.exclude.contains(name)
+        })
     }
 
     fn is_met(&self, group: &Group<'_>) -> bool {
@@ -341,16 +450,12 @@ impl<'a: 'r, 'r> Search<'a, 'r> {
                 return Ok(Some((other, own, found.to_string())));
             }
         }
-        for relation in &conflicts {
-            for (other, found) in self.request.installed {
-                let hit = (other == relation.name && relation.accepts(&found.version))
-                    || found
-                        .provides
-                        .get(relation.name)
-                        .is_some_and(|version| provided_version(relation, version.as_ref()));
-                if hit && other != name && !self.by_name.contains_key(other.as_str()) {
-                    return Ok(Some((own, title(other, &found.version), relation.to_string())));
-                }
+        for (other, relation, is_theirs) in self.clashes(package, &conflicts, &offered) {
+            // A newer one may get on with it; that is tried when it is wanted.
+            if !self.can_be_newer(other) {
+                let other = title(other, &self.request.installed[other].version);
+                let (left, right) = if is_theirs { (other, own) } else { (own, other) };
+                return Ok(Some((left, right, relation)));
             }
         }
         Ok(None)
@@ -387,13 +492,17 @@ impl<'a: 'r, 'r> Search<'a, 'r> {
 
     fn configure_order(&self) -> Vec<&'a Package> {
         let mut needs = vec![Needs::default(); self.chosen.len()];
-        for Want { by, before_unpacking, group } in &self.wants {
+        for Want { by, kind, group } in &self.wants {
+            // They need each other; who is first is in their own fields.
+            if *kind == Kind::Along {
+                continue;
+            }
             let met = group.iter().find_map(|relation| self.met_by_chosen(relation));
             if let (Some(by), Some(met)) = (*by, met)
                 && by != met
             {
                 needs[by].any.insert(met);
-                if *before_unpacking {
+                if *kind == Kind::BeforeUnpacking {
                     needs[by].first.insert(met);
                 }
             }

@@ -1,4 +1,5 @@
-//! Trees become layers: a deterministic tar, compressed, with both digests.
+//! Trees become layers: a deterministic tar, compressed, with both digests. And layers of
+//! others become a folder again: see `unpack`.
 //!
 //! ```text
 //! tree ─► tar stream in 1 MiB pieces ─┬─► SHA-256 of the tar (diffID)
@@ -14,6 +15,7 @@
 
 mod compress;
 mod tar;
+mod unpack;
 
 use std::io::Write;
 use std::path::Path;
@@ -28,6 +30,7 @@ use crate::tree::Tree;
 
 pub use compress::Compression;
 pub use tar::Owner;
+pub use unpack::{Lost, Packed, UnpackError, Unpacked, unpack};
 
 /// Tar bytes per compressed piece. Part of what the blob's digest depends on:
 /// another size gives other blobs, never another diffID.

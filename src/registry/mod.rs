@@ -1,20 +1,26 @@
-//! Pushing an image to a registry (OCI distribution specification 1.1).
+//! Pushing an image to a registry, and pulling one (OCI distribution specification 1.1).
 //!
 //! ```text
-//! for each blob: HEAD; absent ─► POST an upload ─► PUT the whole body with its digest
-//! manifest: PUT under the tag, last, so that the tag never names half an image
+//! push: for each blob: HEAD; absent ─► POST an upload ─► PUT the whole body with its digest
+//!       manifest: PUT under the tag, last, so that the tag never names half an image
+//! pull: see `pull`
 //! ```
 //!
 //! - Credentials come from the docker configuration: basic, or a token that the
 //!   registry's challenge names.
 //! - Plain HTTP only for loopback and for hosts that the settings name.
-//! - No pulling, no mounts, no chunks, no shared cache yet.
+//! - No mounts, no chunks, no shared cache yet.
 
 mod credentials;
+#[cfg(test)]
+mod fake;
+mod manifest;
+mod pull;
 mod reference;
 mod token;
 
 use std::io::Read;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use reqwest::blocking::{Body, Client, RequestBuilder, Response};
@@ -27,6 +33,8 @@ use crate::image::{Image, MANIFEST_TYPE};
 use crate::store::{Store, StoreError};
 
 pub use credentials::Credentials;
+pub use manifest::{Descriptor, ManifestError, Platform};
+pub use pull::{Access, Resolved, Source};
 pub use reference::Reference;
 
 /// Tries for each request, the first included.
@@ -34,7 +42,7 @@ const TRIES: u32 = 4;
 /// No error message of a registry is longer than this many bytes.
 const MESSAGE_LIMIT: u64 = 64 << 10;
 
-/// Why a push failed.
+/// Why a push or a pull failed.
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum RegistryError {
@@ -45,6 +53,12 @@ pub enum RegistryError {
         text: String,
         /// What is wrong with it.
         problem: &'static str,
+    },
+    /// A name that is no platform.
+    #[error("`{text}` is not a platform like `linux/amd64`")]
+    Platform {
+        /// What was written.
+        text: String,
     },
     /// The docker configuration cannot be used.
     #[error("could not use the registry credentials in `{path}`: {problem}")]
@@ -86,9 +100,57 @@ pub enum RegistryError {
         /// What is odd.
         problem: String,
     },
+    /// An answer that ended too early, each time.
+    #[error("`{registry}` broke off when asked to {action}")]
+    Broken {
+        /// What was being done, to what.
+        action: String,
+        /// The registry.
+        registry: String,
+        /// What went wrong.
+        source: std::io::Error,
+    },
+    /// An image that forge cannot take.
+    #[error("the image `{image}` of `{registry}` cannot be used")]
+    Manifest {
+        /// The image.
+        image: String,
+        /// Who has it so.
+        registry: String,
+        /// What is wrong with it.
+        source: Box<ManifestError>,
+    },
+    /// A mirror that was out of order earlier is not asked again.
+    #[error("`{registry}` did not work before")]
+    OutOfOrder {
+        /// The mirror.
+        registry: String,
+    },
+    /// No mirror had it, nor the registry.
+    #[error("could not {action} anywhere: {}", told(.tried))]
+    Nowhere {
+        /// What was being done, to what.
+        action: String,
+        /// What each said, in the order asked, the registry last.
+        tried: Vec<RegistryError>,
+    },
     /// A layer's bytes are not in the store.
     #[error(transparent)]
     Store(#[from] StoreError),
+}
+
+/// Each error with its causes, on one line.
+fn told(tried: &[RegistryError]) -> String {
+    let one = |error: &RegistryError| {
+        let mut text = error.to_string();
+        let mut next = std::error::Error::source(error);
+        while let Some(cause) = next {
+            text.push_str(&format!(": {cause}"));
+            next = cause.source();
+        }
+        text
+    };
+    tried.iter().map(one).collect::<Vec<_>>().join("; ")
 }
 
 /// One repository of a registry, with what opens it.
@@ -98,7 +160,17 @@ pub struct Registry {
     host: String,
     repository: String,
     login: Option<(String, String)>,
-    token: std::cell::RefCell<Option<String>>,
+    token: Mutex<Option<String>>,
+    right: Right,
+    /// There is somebody else to ask: one that cannot be connected to is not tried again.
+    is_mirror: bool,
+}
+
+/// What a token is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Right {
+    Push,
+    Pull,
 }
 
 impl Registry {
@@ -113,20 +185,33 @@ impl Registry {
         credentials: &Credentials,
         insecure: &[String],
     ) -> Result<Registry, RegistryError> {
-        let plain = reference.is_loopback() || insecure.contains(&reference.host);
+        let Reference { host, repository, .. } = reference;
+        Registry::at(client, (host, repository), credentials, insecure, Right::Push)
+    }
+
+    fn at(
+        client: &Client,
+        (host, repository): (&str, &str),
+        credentials: &Credentials,
+        insecure: &[String],
+        right: Right,
+    ) -> Result<Registry, RegistryError> {
+        let plain = reference::is_loopback(host) || insecure.iter().any(|other| other == host);
         let scheme = if plain { "http" } else { "https" };
-        let address = format!("{scheme}://{}/v2/", reference.api_host());
+        let address = format!("{scheme}://{}/v2/", reference::api_host(host));
         let base = Url::parse(&address).map_err(|_| RegistryError::Reference {
-            text: reference.to_string(),
+            text: format!("{host}/{repository}"),
             problem: "the host is no host",
         })?;
         Ok(Registry {
             client: client.clone(),
             base,
-            host: reference.host.clone(),
-            repository: reference.repository.clone(),
-            login: credentials.of(&reference.host, &reference.repository)?,
-            token: std::cell::RefCell::new(None),
+            host: host.to_owned(),
+            repository: repository.to_owned(),
+            login: credentials.of(host, repository)?,
+            token: Mutex::new(None),
+            right,
+            is_mirror: false,
         })
     }
 
@@ -295,8 +380,10 @@ impl Registry {
                     std::thread::sleep(pause(&response, attempt));
                     attempt += 1;
                 }
-                Err(RegistryError::Unreachable { .. }) if attempt < TRIES => {
-                    std::thread::sleep(Duration::from_millis(250 << attempt));
+                Err(RegistryError::Unreachable { source, .. })
+                    if attempt < TRIES && !(self.is_mirror && source.is_connect()) =>
+                {
+                    std::thread::sleep(growing(attempt));
                     attempt += 1;
                 }
                 other => return other,
@@ -310,7 +397,8 @@ impl Registry {
         request: &dyn Fn() -> Result<RequestBuilder, RegistryError>,
     ) -> Result<Response, RegistryError> {
         let mut request = request()?;
-        if let Some(token) = self.token.borrow().as_ref() {
+        let token = self.token.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if let Some(token) = token {
             request = request.bearer_auth(token);
         } else if let Some((user, password)) = &self.login {
             request = request.basic_auth(user, Some(password));
@@ -324,7 +412,10 @@ impl Registry {
 
     /// Gets a token if the registry's challenge names where.
     fn learn(&self, action: &str, response: &Response) -> Result<(), RegistryError> {
-        if response.status() != StatusCode::UNAUTHORIZED {
+        // What another host asks for, to which we were redirected, is not ours to give.
+        if response.status() != StatusCode::UNAUTHORIZED
+            || response.url().origin() != self.base.origin()
+        {
             return Ok(());
         }
         let challenge = response
@@ -333,7 +424,11 @@ impl Registry {
             .iter()
             .find_map(|value| token::challenge(value.to_str().ok()?));
         let Some(challenge) = challenge else { return Ok(()) };
-        let scope = format!("repository:{}:push,pull", self.repository);
+        let right = match self.right {
+            Right::Push => "push,pull",
+            Right::Pull => "pull",
+        };
+        let scope = format!("repository:{}:{right}", self.repository);
         let url = challenge
             .address(&scope, self.base.scheme() == "http")
             .map_err(|problem| self.odd(action, problem))?;
@@ -357,7 +452,7 @@ impl Registry {
             .map_err(|error| self.odd("get a token", error.to_string()))?;
         let token = token::token(&text)
             .ok_or_else(|| self.odd("get a token", "the answer holds none".to_owned()))?;
-        *self.token.borrow_mut() = Some(token);
+        *self.token.lock().unwrap_or_else(PoisonError::into_inner) = Some(token);
         Ok(())
     }
 
@@ -383,16 +478,48 @@ fn may_pass(status: StatusCode) -> bool {
     matches!(status.as_u16(), 408 | 429 | 499 | 500 | 502 | 503 | 504 | 522)
 }
 
+/// The longest that a registry may make us wait between two tries.
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+
+fn growing(attempt: u32) -> Duration {
+    Duration::from_millis(250 << attempt)
+}
+
 /// What the registry asks for, up to a minute, or a growing pause.
 fn pause(response: &Response, attempt: u32) -> Duration {
-    let asked = response
-        .headers()
-        .get("retry-after")
-        .and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
-    asked.map_or_else(
-        || Duration::from_millis(250 << attempt),
-        |seconds| Duration::from_secs(seconds.min(60)),
-    )
+    let header = |name: &str| response.headers().get(name).and_then(|value| value.to_str().ok());
+    let asked = header("retry-after").and_then(|text| wait(text, header("date")));
+    asked.map_or_else(|| growing(attempt), |asked| asked.min(LONGEST_PAUSE))
+}
+
+/// `Retry-After` as a duration: seconds, or a time, seen from the answer's own. One that is
+/// over says nothing.
+fn wait(retry_after: &str, date: Option<&str>) -> Option<Duration> {
+    if let Ok(seconds) = retry_after.trim().parse() {
+        return Some(Duration::from_secs(seconds));
+    }
+    let seconds = http_date(retry_after)?.checked_sub(http_date(date?)?)?;
+    (seconds > 0).then(|| Duration::from_secs(seconds))
+}
+
+/// Seconds since a fixed moment for `Sun, 06 Nov 1994 08:49:37 GMT` (RFC 9110 §5.6.7), the form
+/// that servers must send. Enough to tell two such times apart.
+fn http_date(text: &str) -> Option<u64> {
+    const MONTHS: [&str; 12] =
+        ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
+    let words: Vec<&str> = text.split_whitespace().collect();
+    let [_, day, month, year, time, "GMT"] = words.as_slice() else { return None };
+    let (day, year): (u64, u64) = (day.parse().ok()?, year.parse().ok()?);
+    let month = MONTHS.iter().position(|name| name == month)? as u64 + 1;
+    if !(1900..10_000).contains(&year) || day > 31 {
+        return None;
+    }
+    let mut parts = time.split(':').map(|part| part.parse::<u64>().ok());
+    let (hour, minute, second) = (parts.next()??, parts.next()??, parts.next()??);
+    // Years begin in March, so that the leap day is the last one.
+    let (year, month) = if month > 2 { (year, month - 3) } else { (year - 1, month + 9) };
+    let days = 365 * year + year / 4 - year / 100 + year / 400 + (153 * month + 2) / 5 + day;
+    Some(((days * 24 + hour) * 60 + minute) * 60 + second)
 }
 
 /// The upload's address as the registry gave it, with the digest added.
@@ -461,6 +588,23 @@ mod tests {
         );
         assert_eq!(message("<html>\nno"), "<html>");
         assert_eq!(message(""), "");
+    }
+
+    #[test]
+    fn retry_after() {
+        let date = Some("Sun, 28 Feb 2027 23:59:30 GMT");
+        for (asked, date, expected) in [
+            ("7", None, Some(7)),
+            ("Mon, 01 Mar 2027 00:00:15 GMT", date, Some(45)),
+            ("Wed, 01 Mar 2028 00:00:00 GMT", Some("Mon, 28 Feb 2028 00:00:00 GMT"), Some(172_800)),
+            ("Sun, 28 Feb 2027 23:59:29 GMT", date, None),
+            ("Mon, 01 Mar 2027 00:00:15 GMT", None, None),
+            ("soon", date, None),
+            ("-1", date, None),
+            ("Mon, 99 Xyz 2027 00:00:15 GMT", date, None),
+        ] {
+            assert_eq!(wait(asked, date), expected.map(Duration::from_secs), "{asked}");
+        }
     }
 
     #[test]

@@ -133,7 +133,8 @@ impl NewBlob<'_> {
             });
         }
         let path = self.store.blob_path(&digest);
-        if !path.exists() {
+        // One of another length is damaged; what came now takes its place.
+        if !fs::metadata(&path).is_ok_and(|there| there.len() == length) {
             file.as_file()
                 .set_permissions(fs::Permissions::from_mode(0o444))
                 .and_then(|()| file.as_file().sync_all())

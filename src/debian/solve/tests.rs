@@ -48,12 +48,26 @@ fn check(case: &Case<'_>, expected: Result<&[&str], &str>) {
         .map(|text| relation::relation(text).unwrap())
         .map(|root| Root { name: root.name.to_owned(), constraint: root.constraint })
         .collect();
+    // `name version provided provided`, and fields as in the index.
     let installed = case.installed.iter().map(|line| {
-        let (name, rest) = line.split_once(' ').unwrap();
+        let mut parts = line.split("; ");
+        let (name, rest) = parts.next().and_then(|head| head.split_once(' ')).unwrap();
         let (version, provides) = rest.split_once(' ').unwrap_or((rest, ""));
-        let provides = provides.split_whitespace().map(|name| (name.to_owned(), None)).collect();
-        let version = version.parse().unwrap();
-        (name.to_owned(), Installed { version, provides, multi_arch: MultiArch::No })
+        let mut found = Installed {
+            version: version.parse().unwrap(),
+            provides: provides.split_whitespace().map(|name| (name.to_owned(), None)).collect(),
+            multi_arch: MultiArch::No,
+            depends: String::new(),
+            conflicts: String::new(),
+        };
+        for part in parts {
+            match part.split_once(": ").unwrap() {
+                ("Depends", value) => found.depends = value.to_owned(),
+                ("Breaks", value) => found.conflicts = value.to_owned(),
+                other => panic!("{other:?}"),
+            }
+        }
+        (name.to_owned(), found)
     });
     let request = Request {
         architecture: "amd64",
@@ -231,4 +245,71 @@ fn errors() {
         ),
     );
     check(&Case { index, roots: &["s"], ..CASE }, Ok(&["s 1"]));
+}
+
+#[test]
+fn what_was_built_together_moves_together() {
+    let index = &[
+        "l-dev 2; Depends: l (= 2)",
+        "l 2; Depends: base (= 2)",
+        "base 2",
+        "k 2; Depends: base (= 2)",
+        "m 2",
+        "x 1",
+    ];
+    let old = &["l 1; Depends: base (= 1)", "base 1", "k 1; Depends: base (= 1), x", "m 1"];
+    check(
+        &Case { index, roots: &["l-dev"], installed: old, ..CASE },
+        Ok(&["base 2", "k 2", "l 2", "l-dev 2"]),
+    );
+    // One that is of somebody else and cannot move.
+    let foreign = &["l 1", "base 1", "y 1; Depends: base (= 1)"];
+    check(
+        &Case { index, roots: &["l-dev"], installed: foreign, ..CASE },
+        Err("`y (>> 1)`, needed by `base` ← `l` ← `l-dev`, is not in the index"),
+    );
+    // What others give as well, or was missing before, is not in the way.
+    let others = &[
+        "l 1 v",
+        "base 1 v",
+        "n 1; Depends: v",
+        "o 1; Depends: v | base (= 1)",
+        "p 1; Depends: base (= 0)",
+        "w 1 v",
+    ];
+    check(
+        &Case { index, roots: &["l-dev"], installed: others, ..CASE },
+        Ok(&["base 2", "l 2", "l-dev 2"]),
+    );
+}
+
+#[test]
+fn what_is_installed_has_a_say() {
+    let index = &["a 2", "b 1; Conflicts: v", "c 1; Breaks: d (<< 2)", "d 2", "e 2; Provides: w"];
+    let theirs = &["z 1; Breaks: a (>= 2)"];
+    check(
+        &Case { index, roots: &["a"], installed: theirs, ..CASE },
+        Err(
+            "`z 1` and `a 2` cannot be installed together (z 1: a (>= 2)); `a` is needed by the request",
+        ),
+    );
+    let provided = &["z 1; Breaks: w"];
+    check(
+        &Case { index, roots: &["e"], installed: provided, ..CASE },
+        Err("`z 1` and `e 2` cannot be installed together (z 1: w); `e` is needed by the request"),
+    );
+    // A newer version that gets on with it comes along.
+    check(&Case { index, roots: &["c"], installed: &["d 1"], ..CASE }, Ok(&["c 1", "d 2"]));
+    check(
+        &Case { index, roots: &["a"], installed: &["d 1; Breaks: a (>= 2)"], ..CASE },
+        Ok(&["a 2", "d 2"]),
+    );
+    check(
+        &Case { index, roots: &["b"], installed: &["z 1 v"], ..CASE },
+        Err("`b 1` and `z 1` cannot be installed together (b 1: v); `b` is needed by the request"),
+    );
+    check(
+        &Case { index, roots: &["a"], installed: &["z 1; Depends: ("], ..CASE },
+        Err("package `z` has a malformed relation"),
+    );
 }
