@@ -1,6 +1,6 @@
 # Compiles one gem at its final path, without network.
 export MAKEFLAGS="-j$(nproc)"
-folder=/layers/gems/ruby/$GEM_ABI
+folder=/layers/gems/ruby/$(ruby -e 'print Gem.ruby_api_version')
 export GEM_PATH="$folder:/tmp/needed"
 install() {
     gem install --local --ignore-dependencies --no-document --install-dir "$1" "$2"

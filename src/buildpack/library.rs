@@ -93,6 +93,9 @@ impl Library {
 
 /// What the schema's types do not say: names that become paths on this machine.
 fn check(buildpack: &Buildpack) -> Result<(), String> {
+    if buildpack.base.iter().any(|base| base.release.is_some() == base.image.is_some()) {
+        return Err("a `base` has a `release` or an `image`".to_owned());
+    }
     for step in &buildpack.steps {
         let does = [&step.command, &step.take, &step.libraries_of];
         if does.iter().filter(|does| !does.is_empty()).count() != 1 {

@@ -57,7 +57,7 @@ pub struct Buildpack {
     /// What the user should know, though it stops nothing.
     #[serde(default, rename = "notice")]
     pub notices: Vec<NoticeTemplate>,
-    /// Operating system releases, the first that fits wins.
+    /// What can be under the app, the first that fits wins.
     #[serde(default)]
     pub base: Vec<Base>,
     /// What to say when no release fits.
@@ -118,7 +118,8 @@ pub struct NoticeTemplate {
     pub advice: String,
 }
 
-/// An operating system release under the app.
+/// What can be under the app: a release of Debian or an image. When it is taken, the
+/// fact `base.release` or `base.image` says which.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Base {
@@ -126,7 +127,9 @@ pub struct Base {
     #[serde(default)]
     pub when: Vec<String>,
     /// The code name: `trixie`.
-    pub release: String,
+    pub release: Option<String>,
+    /// The image: `docker.io/library/ruby:3.4.8-slim`.
+    pub image: Option<String>,
     /// Facts that hold when it is taken.
     #[serde(default)]
     pub facts: BTreeMap<String, String>,

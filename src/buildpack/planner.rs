@@ -17,6 +17,8 @@ pub struct Wishes {
     pub skip: Vec<String>,
     /// The operating system release.
     pub release: Option<String>,
+    /// The image under the app.
+    pub image: Option<String>,
     /// Packages in the image.
     pub runtime: Vec<String>,
     /// Packages while steps run.
@@ -60,14 +62,13 @@ pub fn plan(library: &Library, facts: &Facts, wishes: &Wishes) -> Result<Planned
     collect(library, primary, facts, &mut chain)?;
     let mut facts = facts.clone();
     refuse(&chain, &facts)?;
-    let release = choose_release(&chain, &mut facts, wishes)?;
+    choose_base(&chain, &mut facts, wishes)?;
     derive(&chain, &mut facts)?;
     // Once more, for what only derived facts tell.
     refuse(&chain, &facts)?;
     let templates = instances(&chain, &facts)?;
     check_skips(&templates, wishes)?;
-    let maker =
-        Maker { library, facts: &facts, wishes, release: &release, hints: hints(&chain, &facts) };
+    let maker = Maker { library, facts: &facts, wishes, hints: hints(&chain, &facts) };
     let left: Vec<_> =
         templates.iter().filter(|(_, step)| !wishes.skip.contains(&step.name)).collect();
     let libraries = left.iter().find(|(_, step)| !step.libraries_of.is_empty());
@@ -272,27 +273,42 @@ fn refuse(chain: &[&Buildpack], facts: &Facts) -> Result<(), BuildpackError> {
     }
 }
 
-fn choose_release(
+/// Chooses what is under the app, and states it as a fact.
+fn choose_base(
     chain: &[&Buildpack],
     facts: &mut Facts,
     wishes: &Wishes,
-) -> Result<String, BuildpackError> {
+) -> Result<(), BuildpackError> {
+    if let Some(image) = &wishes.image {
+        facts.insert("base.image", image.clone(), "settings");
+        return Ok(());
+    }
     let bases = || chain.iter().flat_map(|buildpack| &buildpack.base);
     if let Some(name) = &wishes.release
-        && !bases().any(|base| base.release == *name)
+        && !bases().any(|base| base.release.as_ref() == Some(name))
     {
-        let known = bases().map(|base| base.release.clone()).collect();
+        let known = bases().filter_map(|base| base.release.clone()).collect();
         return Err(BuildpackError::Release { name: name.clone(), known });
     }
-    let fits = chain.iter().flat_map(|buildpack| &buildpack.base).find(|base| {
-        holds(&base.when, facts)
-            && wishes.release.as_ref().is_none_or(|release| *release == base.release)
-    });
-    if let Some(base) = fits {
+    let fits = chain
+        .iter()
+        .flat_map(|buildpack| buildpack.base.iter().map(move |base| (buildpack, base)))
+        .find(|(_, base)| {
+            holds(&base.when, facts) && (wishes.release.is_none() || wishes.release == base.release)
+        });
+    if let Some((buildpack, base)) = fits {
+        let origin = format!("buildpack {}", buildpack.name);
         for (name, value) in &base.facts {
-            facts.insert(name, value.clone(), format!("Debian {}", base.release));
+            let value = required(&buildpack.name, value, facts)?;
+            facts.insert(name, value, origin.clone());
         }
-        return Ok(base.release.clone());
+        for (name, value) in [("base.release", &base.release), ("base.image", &base.image)] {
+            if let Some(value) = value {
+                let value = required(&buildpack.name, value, facts)?;
+                facts.insert(name, value, origin.clone());
+            }
+        }
+        return Ok(());
     }
     let no_base = chain.iter().rev().find_map(|buildpack| buildpack.no_base.as_ref());
     Err(match no_base {
@@ -576,7 +592,7 @@ mod tests {
         }
         let release =
             |facts: &Facts| planned(facts, &Wishes::default()).map(|planned| planned.facts);
-        assert_eq!(release(&facts).expect("a plan").get("python.series"), Some("3.11"));
+        assert_eq!(release(&facts).expect("a plan").get("base.release"), Some("bookworm"));
         let mut none = Facts::new();
         for (name, fact) in facts.iter().filter(|(name, _)| !name.starts_with("python.allows")) {
             none.insert(name, fact.value.clone(), fact.origin.clone());

@@ -9,13 +9,19 @@ use super::template::{Filled, fill, fill_lines, holds};
 use super::{Buildpack, BuildpackError, Library, StepTemplate};
 use crate::digest::Digest;
 use crate::facts::Facts;
-use crate::plan::{APP_FOLDER, Action, Hint, MadeFile, Output, Process, Selection, Step};
+use crate::plan::{APP_FOLDER, APP_USER, Action, Hint, MadeFile, Output, Process, Selection, Step};
 use crate::tree::STAMP;
 
 /// Where the launcher looks for the process table; the layout of Cloud Native
 /// Buildpacks, so that platforms that know it feel at home.
 const TABLE: &str = "layers/config/metadata.toml";
 const LAUNCHER: &str = "cnb/lifecycle/launcher";
+
+/// Programs ask who they are: the numeric user of the image has a name.
+const USER: &str = "grep -q '^[^:]*:[^:]*:1000:' /etc/group || echo 'app:x:1000:' >> /etc/group
+grep -q '^[^:]*:[^:]*:1000:' /etc/passwd || echo 'app:x:1000:1000:app:/home/app:/bin/sh' >> /etc/passwd
+mkdir -p /home/app
+";
 
 /// What packages ship for people at a terminal and not for apps. Licences stay.
 const DROPPED_FROM_PACKAGES: &[&str] = &[
@@ -41,7 +47,6 @@ pub(super) struct Maker<'a> {
     pub(super) library: &'a Library,
     pub(super) facts: &'a Facts,
     pub(super) wishes: &'a Wishes,
-    pub(super) release: &'a str,
     pub(super) hints: Vec<Hint>,
 }
 
@@ -62,8 +67,16 @@ impl Maker<'_> {
         let [base, mut runtime, mut build] = names;
         runtime.extend(self.wishes.runtime.iter().cloned());
         build.extend(self.wishes.build.iter().cloned());
-        let mut steps =
-            vec![self.packages("base", "Debian and the language's runtime", base, true)];
+        let mut steps = match self.facts.get("base.image") {
+            Some(reference) => {
+                // What would be at the bottom goes on top of it.
+                runtime.extend(base);
+                let action = Action::Image { reference: reference.to_owned(), digest: None };
+                let image = Step::new("base", "the image under the app", action);
+                vec![image, self.user_step()]
+            }
+            None => vec![self.packages("base", "Debian and the language's runtime", base, true)],
+        };
         if !runtime.is_empty() || libraries.is_some() {
             let mut step =
                 self.packages("runtime", "packages that the app runs with", runtime, false);
@@ -81,7 +94,7 @@ impl Maker<'_> {
 
     fn packages(&self, name: &str, about: &str, names: BTreeSet<String>, bottom: bool) -> Step {
         let action = Action::Packages {
-            release: self.release.to_owned(),
+            release: self.facts.get("base.release").unwrap_or_default().to_owned(),
             names: names.into_iter().collect(),
             packages: Vec::new(),
             setup: Digest::of(b""),
@@ -94,6 +107,27 @@ impl Maker<'_> {
             environment: base_environment(),
             hints: self.hints.clone(),
             ..Step::new(name, about, action)
+        }
+    }
+
+    /// The app's user, in an image that knows none of that number.
+    fn user_step(&self) -> Step {
+        let output = |path: &str| Output { path: path.to_owned(), optional: true };
+        Step {
+            root: vec!["base".to_owned()],
+            outputs: ["etc/passwd", "etc/group", "home"].map(output).into(),
+            environment: base_environment(),
+            ..Step::new(
+                "user",
+                "the app's user",
+                Action::Command {
+                    command: ["sh", "-eu", "/forge/user.sh"].map(str::to_owned).into(),
+                    files: BTreeMap::from([(
+                        "user.sh".to_owned(),
+                        USER.replace("1000", &APP_USER.to_string()),
+                    )]),
+                },
+            )
         }
     }
 

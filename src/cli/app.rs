@@ -32,6 +32,9 @@ pub(super) struct AppArguments {
     /// Use this buildpack, whatever is detected
     #[arg(long, value_name = "NAME")]
     pub(super) buildpack: Option<String>,
+    /// The image under the app, instead of what forge chooses
+    #[arg(long, value_name = "REFERENCE")]
+    pub(super) base: Option<String>,
     /// Fail instead of choosing anything that forge.lock does not name
     #[arg(long)]
     pub(super) locked: bool,
@@ -109,6 +112,7 @@ impl App {
             buildpack: self.arguments.buildpack.clone().or_else(|| settings.buildpack.clone()),
             skip: settings.skip.clone(),
             release: settings.base.release.clone(),
+            image: self.arguments.base.clone().or_else(|| settings.base.image.clone()),
             runtime: settings.packages.runtime.clone(),
             build: settings.packages.build.clone(),
             environment: settings.environment.clone(),

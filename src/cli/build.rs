@@ -95,7 +95,8 @@ pub(super) fn build(common: &Common, arguments: &BuildArguments) -> Result<ExitC
         let facts = app.facts(&snapshot)?;
         let mut planned = app.plan(&snapshot, &facts, &events)?;
         let mut lock = app.lock()?;
-        let chooser = Chooser::new(&app, &events);
+        let base = app.find_base(&mut planned, &mut lock)?;
+        let chooser = Chooser::new(&app, &events, base.as_ref());
         chooser.choose_all(&mut planned.plan, &mut lock)?;
         let built = app.run(&planned.plan, &snapshot, &mut lock, &chooser, &running, arguments)?;
         app.save_lock(&lock, &events)?;
@@ -135,6 +136,10 @@ impl App {
         let platform = format!("linux/{}", architecture());
         let variables: BTreeMap<String, String> = env::vars().collect();
         let shared = Mutex::new(std::mem::take(lock));
+        let fetch = |progress: &(dyn Fn(u64, u64) + Sync)| match chooser.base {
+            Some(base) => base.fetch(self, progress),
+            None => Ok(()),
+        };
         let engine = Engine {
             plan,
             snapshot,
@@ -148,9 +153,10 @@ impl App {
                     .map_err(|tried| EngineError::NoSandbox { tried })
             },
             downloads: &|| Ok(Downloads::new()?),
-            choose: &|step, below| {
+            base: chooser.base.map(|base| base.image(&fetch)),
+            choose: &|step, ground| {
                 let mut lock = shared.lock().unwrap_or_else(PoisonError::into_inner);
-                chooser.choose(step, below, &mut lock)
+                chooser.choose(step, ground, &mut lock)
             },
             addresses: &|package| mirrors.addresses(package),
             identity: Identity::of_machine(

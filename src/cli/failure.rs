@@ -72,7 +72,7 @@ impl Failure {
     }
 
     /// An error with all its causes in one sentence.
-    fn of(kind: Kind, error: &(dyn Error + 'static)) -> Failure {
+    pub(super) fn of(kind: Kind, error: &(dyn Error + 'static)) -> Failure {
         let mut message = error.to_string();
         let mut cause = error.source();
         while let Some(error) = cause {
@@ -267,8 +267,14 @@ impl From<DownloadError> for Failure {
 
 impl From<RegistryError> for Failure {
     fn from(error: RegistryError) -> Failure {
-        let failure = Failure::of(Kind::Network, &error);
-        match &error {
+        Failure::from(&error)
+    }
+}
+
+impl From<&RegistryError> for Failure {
+    fn from(error: &RegistryError) -> Failure {
+        let failure = Failure::of(Kind::Network, error);
+        match error {
             RegistryError::Reference { .. } | RegistryError::Credentials { .. } => {
                 Failure { kind: Kind::Usage, ..failure }
             }
@@ -336,6 +342,9 @@ impl From<EngineError> for Failure {
                 }
             }
             EngineError::NoMirror { .. } | EngineError::Download(_) => Failure::of(Kind::Network, &error),
+            EngineError::Base { ref source, .. } => super::base::failure(source.as_ref()),
+            EngineError::NotDebian { .. } => Failure::of(Kind::Usage, &error)
+                .advise("take an image that is made from Debian, or leave the packages out"),
             EngineError::NotLocked { .. } => Failure::of(Kind::Usage, &error)
                 .advise("build once without --locked, and commit forge.lock"),
             EngineError::Archive(error) => error.into(),

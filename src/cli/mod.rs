@@ -13,6 +13,7 @@
 //! | 130 | interrupted |
 
 mod app;
+mod base;
 pub mod build;
 mod doctor;
 mod failure;

@@ -7,12 +7,13 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::app::App;
+use super::base::FoundBase;
 use super::failure::Failure;
 use super::machine::architecture;
 use super::settings;
-use crate::debian::archive::{self, Archive};
+use crate::debian::archive::{self, Archive, Wanted};
 use crate::download::Downloads;
-use crate::engine::{self, EngineError};
+use crate::engine::{self, EngineError, Ground};
 use crate::event::{Event, Events};
 use crate::lock::{self, Lock, PackageSet};
 use crate::plan::{Action, Package, Plan, Step};
@@ -22,16 +23,19 @@ pub(super) struct Chooser<'a> {
     app: &'a App,
     /// Where events go.
     pub(super) events: Events,
+    /// The image under the app, when there is one.
+    pub(super) base: Option<&'a FoundBase>,
     archives: Mutex<BTreeMap<String, Archive>>,
 }
 
 impl<'a> Chooser<'a> {
-    pub(super) fn new(app: &'a App, events: &Events) -> Chooser<'a> {
-        Chooser { app, events: events.clone(), archives: Mutex::default() }
+    pub(super) fn new(app: &'a App, events: &Events, base: Option<&'a FoundBase>) -> Chooser<'a> {
+        Chooser { app, events: events.clone(), base, archives: Mutex::default() }
     }
 
     /// Fills in the exact packages of each package step, but for those of which
-    /// another step names some: their time comes when that step has run.
+    /// another step names some, or that stand on an image: their time comes when that
+    /// step has run, or the image is there.
     pub(super) fn choose_all(&self, plan: &mut Plan, lock: &mut Lock) -> Result<(), Failure> {
         let mut chosen: BTreeMap<String, Vec<Package>> = BTreeMap::new();
         for step in &mut plan.steps {
@@ -43,8 +47,10 @@ impl<'a> Chooser<'a> {
             if let Action::Packages { bottom, setup, .. } = &mut step.action {
                 *setup = engine::setup(*bottom);
             }
-            if matches!(step.action, Action::Packages { linked: None, .. }) {
-                let answer = self.choose(step, &below, lock)?;
+            if let Action::Packages { linked: None, release, .. } = &step.action
+                && !release.is_empty()
+            {
+                let answer = self.choose(step, &Ground { packages: below, image: None }, lock)?;
                 if let Action::Packages { packages, .. } = &mut step.action {
                     packages.clone_from(&answer);
                 }
@@ -54,17 +60,24 @@ impl<'a> Chooser<'a> {
         Ok(())
     }
 
-    /// The packages of a package step on top of those `below`; none for another step.
+    /// The packages of a package step on top of what is below; none for another step.
     pub(super) fn choose(
         &self,
         step: &Step,
-        below: &[Package],
+        ground: &Ground,
         lock: &mut Lock,
     ) -> Result<Vec<Package>, EngineError> {
         let Action::Packages { release, names, bottom, .. } = &step.action else {
             return Ok(Vec::new());
         };
-        let request = lock::request(release, architecture(), names, below);
+        let image = ground.image.as_ref();
+        let request = lock::request(
+            release,
+            architecture(),
+            names,
+            &ground.packages,
+            image.map(|(digest, _)| digest),
+        );
         let known = lock.packages(&step.name, &request);
         let locked = known.is_some();
         let packages = match known {
@@ -79,8 +92,17 @@ impl<'a> Chooser<'a> {
                     Entry::Occupied(read) => read.into_mut(),
                     Entry::Vacant(entry) => entry.insert(self.read(release)?),
                 };
-                let packages =
-                    archive.choose(&step.name, release, architecture(), names, below, *bottom)?;
+                let packages = archive.choose(&Wanted {
+                    step: &step.name,
+                    release,
+                    architecture: architecture(),
+                    names,
+                    below: &ground.packages,
+                    ground: &image
+                        .map(|(_, base)| base.installed(architecture()))
+                        .unwrap_or_default(),
+                    essential: *bottom,
+                })?;
                 lock.set_packages(PackageSet {
                     step: step.name.clone(),
                     request,

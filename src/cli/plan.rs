@@ -111,8 +111,14 @@ fn detail(step: &Step) -> Option<String> {
             if let Some(step) = linked {
                 names.push(format!("(and what step `{step}` names)"));
             }
-            Some(format!("Debian {release}: {}", names.join(" ")))
+            let of = if release.is_empty() {
+                "of the base".to_owned()
+            } else {
+                format!("Debian {release}")
+            };
+            Some(format!("{of}: {}", names.join(" ")))
         }
+        Action::Image { reference, .. } => Some(format!("image {reference}")),
         Action::Libraries { .. } => Some("reads what programs link against".to_owned()),
         Action::Take { patterns } => Some(format!("takes {}", patterns.join(" "))),
         Action::Source { selection } => Some(format!("files {}", selection.rules.join(" "))),
@@ -128,7 +134,8 @@ pub(super) fn update(common: &Common, arguments: &UpdateArguments) -> Result<Exi
         let facts = app.facts(&snapshot)?;
         let mut planned = app.plan(&snapshot, &facts, &events)?;
         let mut lock = Lock::default();
-        Chooser::new(&app, &events).choose_all(&mut planned.plan, &mut lock)?;
+        let base = app.find_base(&mut planned, &mut lock)?;
+        Chooser::new(&app, &events, base.as_ref()).choose_all(&mut planned.plan, &mut lock)?;
         // Pins are chosen by steps that run.
         app.save_lock(&lock, &events)?;
         events.notice(

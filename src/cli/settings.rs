@@ -49,6 +49,8 @@ pub(super) struct SourceSettings {
 pub(super) struct BaseSettings {
     /// The Debian release: `trixie`.
     pub(super) release: Option<String>,
+    /// The image under the app.
+    pub(super) image: Option<String>,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -92,6 +94,8 @@ pub(super) struct DebianSettings {
 pub(super) struct RegistrySettings {
     /// Registries that are spoken to without TLS, `host:port`.
     pub(super) insecure: Vec<String>,
+    /// Registry → hosts that are asked before it, `host[:port][/prefix]`.
+    pub(super) mirrors: BTreeMap<String, Vec<String>>,
 }
 
 fn read<T: Default + for<'de> Deserialize<'de>>(path: &Path) -> Result<T, Failure> {

@@ -59,6 +59,25 @@ impl Mirrors {
 const ARCHIVES: [(&str, &str); 3] =
     [("main", ""), ("updates", "-updates"), ("security", "-security")];
 
+/// What packages are wanted, and on top of what.
+#[derive(Clone, Copy, Debug)]
+pub struct Wanted<'a> {
+    /// The step that wants them, for errors.
+    pub step: &'a str,
+    /// The release.
+    pub release: &'a str,
+    /// `amd64`.
+    pub architecture: &'a str,
+    /// Their names; `a | b` where releases have different names for one.
+    pub names: &'a [String],
+    /// Packages that are there, chosen before.
+    pub below: &'a [plan::Package],
+    /// What an image of others has, by name.
+    pub ground: &'a BTreeMap<String, Installed>,
+    /// Whether the packages marked essential come along.
+    pub essential: bool,
+}
+
 /// Why no packages could be chosen.
 #[derive(Debug, Error)]
 #[non_exhaustive]
@@ -138,8 +157,6 @@ pub enum ArchiveError {
 /// The packages of a release, ready to choose from.
 pub struct Archive {
     index: Index,
-    /// What is there before the first step.
-    ground: BTreeMap<String, Installed>,
     /// The release and when its indexes were made, for people.
     pub label: String,
 }
@@ -176,7 +193,7 @@ pub fn read(
         index.add(&text, source).map_err(|source| ArchiveError::Index { suite, source })?;
     }
     let label = format!("{release}, {}", dates.join(", "));
-    Ok(Archive { index, ground: BTreeMap::new(), label })
+    Ok(Archive { index, label })
 }
 
 fn first<'m, T>(
@@ -238,40 +255,26 @@ fn list(
 }
 
 impl Archive {
-    /// The same archive for steps on a base that others made, with what is
-    /// [`installed`](super::base::Base::installed) there below all steps.
-    #[must_use]
-    pub fn over(mut self, ground: BTreeMap<String, Installed>) -> Archive {
-        self.ground = ground;
-        self
-    }
-
-    /// Chooses the packages for a step: `names` and what they depend on, on top
-    /// of `below`.
+    /// Chooses the packages that are wanted, and what they depend on.
     ///
     /// # Errors
     /// [`ArchiveError::Solve`].
-    pub fn choose(
-        &self,
-        step: &str,
-        release: &str,
-        architecture: &str,
-        names: &[String],
-        below: &[plan::Package],
-        essential: bool,
-    ) -> Result<Vec<plan::Package>, ArchiveError> {
+    pub fn choose(&self, wanted: &Wanted<'_>) -> Result<Vec<plan::Package>, ArchiveError> {
         let failed = |source| ArchiveError::Solve {
-            step: step.to_owned(),
-            release: release.to_owned(),
+            step: wanted.step.to_owned(),
+            release: wanted.release.to_owned(),
             source: Box::new(source),
         };
-        let installed = self.installed(below);
-        let roots: Vec<Root> =
-            names.iter().map(|name| Root { name: name.clone(), constraint: None }).collect();
+        let installed = self.installed(wanted);
+        let roots: Vec<Root> = wanted
+            .names
+            .iter()
+            .map(|name| Root { name: self.present(name).to_owned(), constraint: None })
+            .collect();
         let request = Request {
-            architecture,
+            architecture: wanted.architecture,
             roots: &roots,
-            essential,
+            essential: wanted.essential,
             installed: &installed,
             exclude: &BTreeSet::new(),
         };
@@ -293,11 +296,22 @@ impl Archive {
             .collect())
     }
 
+    /// Of `a | b`, names that a package has in different releases, the one that it
+    /// has in this one; the first when there is none.
+    fn present<'n>(&self, names: &'n str) -> &'n str {
+        let mut all = names.split('|').map(str::trim);
+        let first = all.next().unwrap_or(names);
+        if self.index.lookup(first).is_some() {
+            return first;
+        }
+        all.find(|name| self.index.lookup(name).is_some()).unwrap_or(first)
+    }
+
     /// What the packages below count as. Packages that a lock names may have
     /// left the index; then the index's own version says what they provide and need.
-    fn installed(&self, below: &[plan::Package]) -> BTreeMap<String, Installed> {
-        let mut installed = self.ground.clone();
-        for package in below {
+    fn installed(&self, wanted: &Wanted<'_>) -> BTreeMap<String, Installed> {
+        let mut installed = wanted.ground.clone();
+        for package in wanted.below {
             let Ok(version) = package.version.parse::<Version>() else { continue };
             let known = self
                 .index

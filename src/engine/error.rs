@@ -10,7 +10,7 @@ use crate::debian::deb::DebError;
 use crate::debian::rootfs::RootfsError;
 use crate::digest::Digest;
 use crate::download::DownloadError;
-use crate::layer::LayerError;
+use crate::layer::{LayerError, UnpackError};
 use crate::sandbox::{Exit, Probed, SandboxError};
 use crate::source::SourceError;
 use crate::store::StoreError;
@@ -60,6 +60,33 @@ pub enum EngineError {
     /// No exact packages could be chosen.
     #[error(transparent)]
     Archive(#[from] ArchiveError),
+    /// The image under the app cannot be had.
+    #[error("step `{step}` did not get its image")]
+    Base {
+        /// The step.
+        step: String,
+        /// What the registry said.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// The layers of the image under the app cannot be unpacked.
+    #[error("step `{step}` could not unpack its image")]
+    BaseLayers {
+        /// The step.
+        step: String,
+        /// Why not.
+        source: Box<UnpackError>,
+    },
+    /// Packages are to be added to an image that is not of Debian.
+    #[error(
+        "packages are to be added to `{reference}`, which is {}",
+        if system.is_empty() { "no system with a package manager" } else { system }
+    )]
+    NotDebian {
+        /// The image.
+        reference: String,
+        /// What it says it is; empty when it says nothing.
+        system: String,
+    },
     /// A part of forge failed in a way that it should not.
     #[error("forge failed while it built; this is a bug in forge")]
     Panicked,

@@ -6,7 +6,7 @@ use std::fs;
 use super::{Engine, EngineError, State};
 use crate::debian::linked::{self, Placed};
 use crate::digest::Digest;
-use crate::plan::{Action, LIBRARIES, MadeFile, Package, Step};
+use crate::plan::{Action, LIBRARIES, MadeFile, Step};
 use crate::tree::Tree;
 
 impl Engine<'_> {
@@ -48,13 +48,47 @@ impl Engine<'_> {
         Ok((tree, self.store.read_tree(&tree)?))
     }
 
-    /// Fills in the packages of a step that has them named by another one.
+    /// Fills in the packages of a step that are known only now: because another
+    /// step names some, or because it stands on an image of others.
     pub(super) fn complete(&self, state: &State, index: usize) -> Result<(), EngineError> {
         let step = &self.plan.steps[index];
-        let Action::Packages { linked: Some(linked), names, .. } = &step.action else {
+        let Action::Packages { linked, names, release, .. } = &step.action else {
             return Ok(());
         };
-        let named_by = self.index(linked);
+        if linked.is_none() && !release.is_empty() {
+            return Ok(());
+        }
+        let mut all = names.clone();
+        if let Some(linked) = linked {
+            all.extend(self.linked_packages(state, linked)?);
+        }
+        all.sort();
+        all.dedup();
+        let mut step = step.clone();
+        if let Action::Packages { names, .. } = &mut step.action {
+            names.clone_from(&all);
+        }
+        if !all.is_empty() {
+            let ground = self.ground(state, &step)?;
+            if let Action::Packages { release, .. } = &mut step.action
+                && let Some(found) =
+                    ground.image.as_ref().and_then(|(_, base)| base.debian_release())
+            {
+                *release = found.to_owned();
+            }
+            let chosen = (self.choose)(&step, &ground)?;
+            if let Action::Packages { packages, .. } = &mut step.action {
+                *packages = chosen;
+            }
+        }
+        // Set once: each step is one task.
+        let _first = state.chosen[index].set(step);
+        Ok(())
+    }
+
+    /// What a step for libraries has named.
+    fn linked_packages(&self, state: &State, step: &str) -> Result<Vec<String>, EngineError> {
+        let named_by = self.index(step);
         let Some(tree) = state.trees[named_by].get() else {
             return Err(EngineError::Interrupted);
         };
@@ -65,32 +99,7 @@ impl Engine<'_> {
             path,
             source,
         })?;
-        let mut all: Vec<String> =
-            names.iter().cloned().chain(text.lines().map(str::to_owned)).collect();
-        all.sort();
-        all.dedup();
-        let mut step = step.clone();
-        if let Action::Packages { names, .. } = &mut step.action {
-            *names = all;
-        }
-        let chosen = (self.choose)(&step, &self.packages_below(state, &step))?;
-        if let Action::Packages { packages, .. } = &mut step.action {
-            *packages = chosen;
-        }
-        // Set once: each step is one task.
-        let _first = state.chosen[index].set(step);
-        Ok(())
-    }
-
-    fn packages_below(&self, state: &State, step: &Step) -> Vec<Package> {
-        step.root
-            .iter()
-            .filter_map(|name| match &self.definition(state, self.index(name)).action {
-                Action::Packages { packages, .. } => Some(packages.clone()),
-                _ => None,
-            })
-            .flatten()
-            .collect()
+        Ok(text.lines().map(str::to_owned).collect())
     }
 
     /// The step as it is carried out.

@@ -12,6 +12,7 @@
 //! - Two builds that need the same key take turns: the second finds the result.
 //! - Reports by events and errors; prints nothing.
 
+mod base;
 mod command;
 mod error;
 mod hints;
@@ -45,14 +46,15 @@ use crate::source::Snapshot;
 use crate::store::{KeyLock, Store, Table};
 use crate::tree::Tree;
 
+pub use base::{BaseImage, Fetch, Ground};
 pub use error::EngineError;
 use made::made_tree;
 pub use network::Identity;
 pub use packages::setup;
 use schedule::{Schedule, Task};
 
-/// Chooses the exact packages of a step on top of those below it.
-pub type Choose<'a> = dyn Fn(&Step, &[Package]) -> Result<Vec<Package>, EngineError> + Sync + 'a;
+/// Chooses the exact packages of a step on top of what is below it.
+pub type Choose<'a> = dyn Fn(&Step, &Ground) -> Result<Vec<Package>, EngineError> + Sync + 'a;
 
 /// All that a build needs, made by the command line.
 pub struct Engine<'a> {
@@ -72,7 +74,9 @@ pub struct Engine<'a> {
     pub mode: &'a (dyn Fn() -> Result<Mode, EngineError> + Sync),
     /// A client for downloads; made when the first one is needed.
     pub downloads: &'a (dyn Fn() -> Result<Downloads, EngineError> + Sync),
-    /// For package steps whose packages another step names.
+    /// The image under the app, when there is one.
+    pub base: Option<BaseImage<'a>>,
+    /// For package steps whose packages are known only when others have run.
     pub choose: &'a Choose<'a>,
     /// Where a package may be had, best first.
     pub addresses: &'a (dyn Fn(&Package) -> Vec<String> + Sync),
@@ -115,7 +119,7 @@ enum Done {
     Step {
         ran: bool,
     },
-    Layer(Layer),
+    Layers(Vec<Layer>),
     /// The step made nothing, so there is nothing to pack.
     NoLayer,
 }
@@ -132,7 +136,7 @@ impl Engine<'_> {
             ran: AtomicUsize::new(0),
         };
         let mut schedule = Schedule::new(self.plan, self.jobs);
-        let mut layers: BTreeMap<usize, Layer> = BTreeMap::new();
+        let mut layers: BTreeMap<usize, Vec<Layer>> = BTreeMap::new();
         let mut reused = 0;
         let (out, results) = mpsc::channel();
         let mut failure: Option<EngineError> = None;
@@ -166,9 +170,9 @@ impl Engine<'_> {
                         }
                     }
                     Ok(Done::NoLayer) => {}
-                    Ok(Done::Layer(layer)) => {
+                    Ok(Done::Layers(made)) => {
                         if let Task::Layer(index) = task {
-                            layers.insert(index, layer);
+                            layers.insert(index, made);
                         }
                     }
                     Err(error) => {
@@ -200,12 +204,15 @@ impl Engine<'_> {
             .enumerate()
             .filter_map(|(index, recipe)| {
                 let tree = *state.trees[self.index(&recipe.step)].get()?;
-                layers.remove(&index).map(|layer| ImageLayer {
-                    name: recipe.step.clone(),
+                let made = layers.remove(&index)?;
+                let name = recipe.step.clone();
+                Some(made.into_iter().map(move |layer| ImageLayer {
+                    name: name.clone(),
                     layer,
                     tree,
-                })
+                }))
             })
+            .flatten()
             .collect();
         Ok(Built { layers, trees, ran: state.ran.into_inner(), reused })
     }
@@ -228,6 +235,7 @@ impl Engine<'_> {
             Action::Files { files } => (made_tree(files).digest(), None),
             Action::Command { .. }
             | Action::Packages { .. }
+            | Action::Image { .. }
             | Action::Libraries { .. }
             | Action::Take { .. } => {
                 let inputs = state.inputs(self, step);
@@ -396,6 +404,7 @@ impl Engine<'_> {
             Action::Packages { packages, bottom, .. } => {
                 self.packages(step, key, inputs, packages, *bottom)
             }
+            Action::Image { .. } => self.image(step),
             Action::Libraries { inspected } => self.libraries(step, inputs, *inspected),
             Action::Take { patterns } => self.take(step, inputs, patterns),
             Action::Source { .. } | Action::Files { .. } => {
@@ -417,6 +426,7 @@ impl Engine<'_> {
         let name = match &step.action {
             Action::Command { .. }
             | Action::Packages { .. }
+            | Action::Image { .. }
             | Action::Libraries { .. }
             | Action::Take { .. } => key(step, self.platform, &inputs),
             Action::Source { .. } | Action::Files { .. } => {
@@ -438,6 +448,7 @@ impl Engine<'_> {
             Action::Files { files } => self.write_made(files)?,
             Action::Command { .. }
             | Action::Packages { .. }
+            | Action::Image { .. }
             | Action::Libraries { .. }
             | Action::Take { .. } => match self.pinned(state, step)? {
                 Some(tree) => tree,
@@ -458,6 +469,10 @@ impl Engine<'_> {
         let Some(tree) = state.trees[index].get() else { return Err(EngineError::Interrupted) };
         if *tree == Tree::default().digest() {
             return Ok(Done::NoLayer);
+        }
+        let step = &self.plan.steps[index];
+        if let Action::Image { .. } = step.action {
+            return self.image_layers(step);
         }
         let started = Instant::now();
         let user = APP_USER;
@@ -481,7 +496,7 @@ impl Engine<'_> {
             && self.store.blob_size(&layer.digest)? == Some(layer.size)
         {
             report(&layer, true);
-            return Ok(Done::Layer(layer));
+            return Ok(Done::Layers(vec![layer]));
         }
         self.ensure_tree(state, index, tree)?;
         let list = self.store.read_tree(tree)?;
@@ -491,7 +506,7 @@ impl Engine<'_> {
         blob.keep(Some((&layer.digest, "the layer")))?;
         self.store.put(Table::Layers, &key, &layer)?;
         report(&layer, false);
-        Ok(Done::Layer(layer))
+        Ok(Done::Layers(vec![layer]))
     }
 
     fn log_path(&self, key: &Digest) -> PathBuf {

@@ -15,6 +15,7 @@
 //! | `python.lock` | the file that decided the manager |
 //! | `python.inputs` | every file that defines the dependencies, sorted |
 //! | `python.version` | the version or range asked for, as written |
+//! | `python.exact` | the one release, or series, that it names: `3.12.1`, `3.12` |
 //! | `python.allows.<X.Y>` | `yes` for each series 3.9 to 3.14 that all that is stated allows |
 //! | `python.package.<name>` | the pinned version; empty when not pinned, or pinned to several |
 //! | `python.hashes` | `all` when each download is named by hash |
@@ -34,6 +35,7 @@
 //! | `ruby.stale` | which gem only one of Gemfile and lock has; of a plain Gemfile only |
 //! | `ruby.inputs` | every file that evaluating the Gemfile may read, and the gems in `vendor/cache`, sorted |
 //! | `ruby.version` | the version asked for: by the lock, the Gemfile, `.ruby-version`, `.tool-versions`, mise |
+//! | `ruby.exact` | the one release, or series, that it names: `3.4.8`, `3.4` |
 //! | `ruby.version.conflict` | which two of these contradict each other |
 //! | `ruby.requirement` | what the `ruby` line of the Gemfile demands, or the version of the file that it reads |
 //! | `ruby.allows.<X.Y.Z>` | `yes` for each Ruby of Debian (3.3.8, 3.1.2) that may be taken |

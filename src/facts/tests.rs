@@ -99,6 +99,7 @@ fn pip() {
             ("runtime.txt", "python-3.12.1\n"),
         ],
         Ok(&[
+            "python.exact = 3.12.1 (runtime.txt:1)",
             "python.inputs = base.txt requirements.txt (requirements.txt)",
             "python.lock = requirements.txt (requirements.txt)",
             "python.manager = pip (requirements.txt)",

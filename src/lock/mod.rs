@@ -9,6 +9,10 @@
 //! release = "trixie 13.7"  # for people
 //! packages = ["libc6 2.41-12 amd64 main 2846360 sha256:… pool/main/g/glibc/…deb", …]
 //!
+//! [[image]]                # what a reference named when it was asked
+//! reference = "docker.io/library/ruby:3.4.8-slim"
+//! digest = "sha256:…"
+//!
 //! [[pin]]                  # one a pinned step and platform
 //! step = "python-lock"
 //! key = "sha256:…"
@@ -36,6 +40,7 @@ const VERSION: u32 = 1;
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Lock {
     packages: Vec<PackageSet>,
+    images: BTreeMap<String, Digest>,
     pins: Vec<Pin>,
     used: BTreeSet<(String, Digest)>,
 }
@@ -93,7 +98,16 @@ struct Document {
     #[serde(default)]
     packages: Vec<SetDocument>,
     #[serde(default)]
+    image: Vec<ImageDocument>,
+    #[serde(default)]
     pin: Vec<Pin>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ImageDocument {
+    reference: String,
+    digest: Digest,
 }
 
 #[derive(Deserialize)]
@@ -106,14 +120,23 @@ struct SetDocument {
 }
 
 /// What a package step asks for, as a name: the same names of the same release
-/// on the same architecture, on top of the same packages.
+/// on the same architecture, on top of the same packages and the same image.
 #[must_use]
-pub fn request(release: &str, architecture: &str, names: &[String], below: &[Package]) -> Digest {
+pub fn request(
+    release: &str,
+    architecture: &str,
+    names: &[String],
+    below: &[Package],
+    image: Option<&Digest>,
+) -> Digest {
     let mut fields = Fields::new("forge-packages-1");
     fields.text(release).text(architecture).texts(names.iter().map(String::as_str));
     fields.number(below.len() as u64);
     for package in below {
         fields.digest(&package.digest);
+    }
+    if let Some(image) = image {
+        fields.text("image").digest(image);
     }
     fields.finish()
 }
@@ -156,7 +179,9 @@ impl Lock {
                 })
             })
             .collect::<Result<_, LockError>>()?;
-        Ok(Lock { packages, pins: document.pin, used: BTreeSet::new() })
+        let images =
+            document.image.into_iter().map(|image| (image.reference, image.digest)).collect();
+        Ok(Lock { packages, images, pins: document.pin, used: BTreeSet::new() })
     }
 
     /// The text, with the entries that were used since it was read or that were
@@ -205,6 +230,11 @@ impl Lock {
             }
             text.push_str("]\n");
         }
+        for (reference, digest) in self.images.iter().filter(|(name, digest)| keep(name, digest)) {
+            let quoted = toml::Value::String(reference.clone()).to_string();
+            let _written =
+                write!(text, "\n[[image]]\nreference = {quoted}\ndigest = \"{digest}\"\n");
+        }
         let mut pins: Vec<&Pin> =
             self.pins.iter().filter(|pin| keep(&pin.step, &pin.key)).collect();
         pins.sort_by(|a, b| (&a.step, a.key).cmp(&(&b.step, b.key)));
@@ -235,6 +265,20 @@ impl Lock {
         self.used.insert((set.step.clone(), set.request));
         self.packages.retain(|old| old.step != set.step || old.request != set.request);
         self.packages.push(set);
+    }
+
+    /// What an image's reference named when it was asked.
+    #[must_use]
+    pub fn image(&mut self, reference: &str) -> Option<Digest> {
+        let digest = *self.images.get(reference)?;
+        self.used.insert((reference.to_owned(), digest));
+        Some(digest)
+    }
+
+    /// Remembers what an image's reference names.
+    pub fn set_image(&mut self, reference: &str, digest: Digest) {
+        self.used.insert((reference.to_owned(), digest));
+        self.images.insert(reference.to_owned(), digest);
     }
 
     /// The files that a pinned step made when it was asked the same.

@@ -64,6 +64,13 @@ fn definition(step: &Step, platform: &str) -> Fields {
                 fields.digest(&package.digest);
             }
         }
+        Action::Image { reference, digest } => {
+            fields.text("image");
+            match digest {
+                Some(digest) => fields.digest(digest),
+                None => fields.text(reference),
+            };
+        }
         Action::Libraries { inspected } => {
             fields.text("libraries").number(*inspected as u64);
         }

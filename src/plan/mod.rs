@@ -84,9 +84,17 @@ pub enum Action {
         /// Scripts that the command finds in `/forge`: name → text.
         files: BTreeMap<String, String>,
     },
+    /// Takes the file system of an image that others made.
+    Image {
+        /// Where it is: `docker.io/library/ruby:3.4.8-slim`.
+        reference: String,
+        /// What the reference names; filled in from `forge.lock` or by the registry.
+        digest: Option<Digest>,
+    },
     /// Installs operating system packages.
     Packages {
-        /// The release they come from: `trixie`.
+        /// The release they come from: `trixie`; empty on top of an image, which
+        /// is asked when it is there.
         release: String,
         /// What was asked for; dependencies come along.
         names: Vec<String>,

@@ -119,16 +119,19 @@ pub enum Table {
     Layers,
     /// Manifest digest → what the image is made of.
     Images,
+    /// What the name of an image under apps stands for → what it is made of.
+    Bases,
 }
 
 impl Table {
-    const ALL: [Table; 3] = [Table::Outputs, Table::Layers, Table::Images];
+    const ALL: [Table; 4] = [Table::Outputs, Table::Layers, Table::Images, Table::Bases];
 
     fn folder(self) -> &'static str {
         match self {
             Table::Outputs => "outputs-1",
             Table::Layers => "layers-1",
             Table::Images => "images-1",
+            Table::Bases => "bases-1",
         }
     }
 }

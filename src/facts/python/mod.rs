@@ -246,7 +246,13 @@ pub fn versions(
         }
     }
     if let Some(first) = stated.first() {
-        facts.insert("python.version", first.asked.text(), first.origin());
+        let text = first.asked.text();
+        if let Asked::Release(_) = first.asked
+            && text.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.')
+        {
+            facts.insert("python.exact", text.as_str(), first.origin());
+        }
+        facts.insert("python.version", text, first.origin());
     }
     contradiction(&stated)?;
     for (major, minor) in SERIES {

@@ -60,6 +60,9 @@ pub fn state(
     }
     if let Some(first) = stated.first() {
         facts.insert("ruby.version", first.bound.text(), first.origin.as_str());
+        if let Some(exact) = exact(first.bound.text()) {
+            facts.insert("ruby.exact", exact, first.origin.as_str());
+        }
         if let Some(other) = stated.iter().find(|other| !other.bound.agrees(&first.bound)) {
             let text = format!(
                 "{} asks for Ruby {}, {} for {}",
@@ -76,6 +79,24 @@ pub fn state(
     let engine = asked.filter(|first| first.bound.is_other_engine());
     allowed(asked, demanded.as_ref().or(engine), facts);
     Ok(())
+}
+
+/// The one release, or series, that a text names: `3.4.8` of `3.4.8`, `3.4` of
+/// `~> 3.4.0`.
+fn exact(text: &str) -> Option<String> {
+    let plain = |text: &str| {
+        let parts: Vec<&str> = text.split('.').collect();
+        let digits = |part: &&str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit());
+        (matches!(parts.len(), 2 | 3) && parts.iter().all(digits)).then(|| parts[..].join("."))
+    };
+    match text.strip_prefix("~>") {
+        Some(text) => {
+            let text = plain(text.trim())?;
+            let (series, _) = text.rsplit_once('.')?;
+            series.contains('.').then(|| series.to_owned())
+        }
+        None => plain(text.trim_start_matches('=').trim()),
+    }
 }
 
 /// States which of Debian's Rubies may be taken, or why none will do.

@@ -67,6 +67,7 @@ fn rails() {
             "rails.version = 7.2.2.2 (Gemfile.lock:9)",
             "ruby.allows.3.3.8 = yes (Gemfile:2)",
             "ruby.bundler = 2.6.7 (Gemfile.lock:20)",
+            "ruby.exact = 3.3.8 (Gemfile.lock:17)",
             "ruby.inputs = Gemfile Gemfile.lock (Gemfile)",
             "ruby.lock = Gemfile.lock (Gemfile.lock)",
             "ruby.platforms = ruby x86_64-linux (Gemfile.lock:13)",
@@ -209,6 +210,7 @@ fn gems_rb() {
         &files,
         &[
             "ruby.allows.3.3.8 = yes (gems.rb:1)",
+            "ruby.exact = 3.3.8 (gems.rb:1)",
             "ruby.inputs = gems.locked gems.rb (gems.rb)",
             "ruby.lock = gems.locked (gems.locked)",
             "ruby.requirement = 3.3.8 (gems.rb:1)",

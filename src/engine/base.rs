@@ -1,0 +1,101 @@
+//! The image under the app: its layers become the tree that steps stand on, and
+//! are layers of the new image just as they are.
+
+use std::error::Error;
+use std::fs::{self, File};
+
+use super::{Done, Engine, EngineError, State};
+use crate::debian::base::{self, Base};
+use crate::digest::Digest;
+use crate::event::Event;
+use crate::layer::{Layer, Packed, unpack};
+use crate::plan::{Action, Package, Step};
+use crate::tree::Tree;
+
+/// Brings layers into the store; told of how many bytes of how many have come.
+pub type Fetch<'a> =
+    dyn Fn(&(dyn Fn(u64, u64) + Sync)) -> Result<(), Box<dyn Error + Send + Sync>> + Sync + 'a;
+
+/// The image of an [`Action::Image`] step.
+pub struct BaseImage<'a> {
+    /// Its layers, bottom to top.
+    pub layers: Vec<Layer>,
+    /// Brings those that the store does not have.
+    pub fetch: &'a Fetch<'a>,
+}
+
+/// What packages are chosen on top of.
+pub struct Ground {
+    /// Packages that were chosen before.
+    pub packages: Vec<Package>,
+    /// The image below, by digest, and what is in it.
+    pub image: Option<(Digest, Base)>,
+}
+
+impl Engine<'_> {
+    /// Unpacks the image under the app.
+    pub(super) fn image(&self, step: &Step) -> Result<(Digest, Tree), EngineError> {
+        let image = self.fetch_image(step)?;
+        let scratch = self.scratch(step)?;
+        let out = scratch.path().join("out");
+        fs::create_dir_all(&out).map_err(|source| EngineError::Io {
+            action: "make",
+            path: out.clone(),
+            source,
+        })?;
+        let layers: Vec<Packed> = image
+            .layers
+            .iter()
+            .map(|layer| Packed { digest: layer.digest, diff_id: layer.diff_id })
+            .collect();
+        unpack(&layers, &out, |digest| File::open(self.store.blob_path(digest)), &|_| {}).map_err(
+            |source| EngineError::BaseLayers { step: step.name.clone(), source: Box::new(source) },
+        )?;
+        Ok(self.store.keep_tree(&out)?)
+    }
+
+    fn fetch_image(&self, step: &Step) -> Result<&super::BaseImage<'_>, EngineError> {
+        let Some(image) = &self.base else {
+            return Err(EngineError::Interrupted);
+        };
+        let progress = |done, total| {
+            self.events.send(Event::Download { step: step.name.clone(), done, total });
+        };
+        (image.fetch)(&progress)
+            .map_err(|source| EngineError::Base { step: step.name.clone(), source })?;
+        Ok(image)
+    }
+
+    /// The layers of the image under the app, all of them in the store.
+    pub(super) fn image_layers(&self, step: &Step) -> Result<Done, EngineError> {
+        Ok(Done::Layers(self.fetch_image(step)?.layers.clone()))
+    }
+
+    /// What a package step stands on.
+    pub(super) fn ground(&self, state: &State, step: &Step) -> Result<Ground, EngineError> {
+        let mut ground = Ground { packages: Vec::new(), image: None };
+        for name in &step.root {
+            let index = self.index(name);
+            match &self.definition(state, index).action {
+                Action::Packages { packages, .. } => ground.packages.extend(packages.clone()),
+                Action::Image { digest: Some(digest), reference } => {
+                    let Some(tree) = state.trees[index].get() else {
+                        return Err(EngineError::Interrupted);
+                    };
+                    self.ensure_tree(state, index, tree)?;
+                    let found = base::read(&self.store.tree_path(tree))?;
+                    if found.debian_release().is_none() || !found.has_dpkg {
+                        let system = found.system.map_or_else(String::new, |system| system.name);
+                        return Err(EngineError::NotDebian {
+                            reference: reference.clone(),
+                            system,
+                        });
+                    }
+                    ground.image = Some((*digest, found));
+                }
+                _ => {}
+            }
+        }
+        Ok(ground)
+    }
+}
