@@ -48,6 +48,8 @@ pub struct Planned {
     pub evidence: Vec<(String, String, String)>,
     /// What the user should know: message and advice.
     pub notices: Vec<(String, String)>,
+    /// What else could be done when the image that was chosen cannot be had.
+    pub instead_of_image: Option<String>,
     /// The facts, with those that the choice of a base added.
     pub facts: Facts,
 }
@@ -117,6 +119,10 @@ pub fn plan(library: &Library, facts: &Facts, wishes: &Wishes) -> Result<Planned
         about: primary.about.clone(),
         evidence,
         notices: notices(&chain, &facts),
+        instead_of_image: (wishes.image.is_none() && facts.contains("base.image"))
+            .then(|| chain.iter().rev().find_map(|buildpack| buildpack.no_base.as_ref()))
+            .flatten()
+            .map(|no_base| text(&no_base.advice, &facts)),
         facts,
     })
 }

@@ -105,9 +105,13 @@ impl App {
             _ => {
                 let source = access.source(&reference).map_err(|error| failure(error.as_ref()))?;
                 let resolved = source.resolve(&platform, &self.store).map_err(|error| {
-                    Failure::from(error).advise(format!(
-                        "is `{text}` right, and can its registry be reached? `[registry] mirrors` of the user's settings names others, `[base] image` in forge.toml another image"
-                    ))
+                    let failure = Failure::from(error).advise(format!(
+                        "is `{text}` right, and can its registry be reached? `[registry.mirrors]` in the user's settings names others"
+                    ));
+                    match &planned.instead_of_image {
+                        Some(advice) => failure.advise(advice.clone()),
+                        None => failure,
+                    }
                 })?;
                 let record = record(&resolved);
                 self.store.put(Table::Bases, &key(&resolved.named), &record)?;

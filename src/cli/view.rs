@@ -247,15 +247,24 @@ fn lines(event: &Event) -> Vec<String> {
 fn finished(summary: &Summary) -> Vec<String> {
     let mut found = Vec::new();
     let total: u64 = summary.layers.iter().map(|layer| layer.size).sum();
-    let unpacked: u64 = summary.layers.iter().map(|layer| layer.unpacked).sum();
-    for LayerShown { step: name, size, unpacked } in &summary.layers {
-        found.push(format!(
-            "  layer {name:<18} {:>10} {:>10} unpacked",
-            bytes(*size),
-            bytes(*unpacked)
-        ));
+    // Nobody counts what the layers of a base image unpack to.
+    let unpacked = |count: u64| match count {
+        0 => String::new(),
+        known => format!("{:>10} unpacked", bytes(known)),
+    };
+    let counted = summary.layers.iter().all(|layer| layer.unpacked > 0);
+    let sum = if counted { summary.layers.iter().map(|layer| layer.unpacked).sum() } else { 0 };
+    for layer in &summary.layers {
+        let line = format!(
+            "  layer {:<18} {:>10} {}",
+            layer.step,
+            bytes(layer.size),
+            unpacked(layer.unpacked)
+        );
+        found.push(line.trim_end().to_owned());
     }
-    found.push(format!("  total {:<18} {:>10} {:>10} unpacked", "", bytes(total), bytes(unpacked)));
+    let line = format!("  total {:<18} {:>10} {}", "", bytes(total), unpacked(sum));
+    found.push(line.trim_end().to_owned());
     let work = match summary.ran {
         0 => "nothing had to run".to_owned(),
         1 => format!("1 step ran, {} reused", summary.reused),
