@@ -7,6 +7,7 @@ install() {
 }
 wanted=
 for file in /opt/forge/gems/*.gem; do
+    [ -e "$file" ] || continue
     case $(basename "$file" .gem) in
     "$1" | "$1"-*) wanted=$file ;;
     *)

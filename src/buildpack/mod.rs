@@ -160,6 +160,10 @@ pub struct Packages {
     /// In the image, for this app.
     #[serde(default)]
     pub runtime: Vec<String>,
+    /// Whose `build` packages these are: they are then a step of their own,
+    /// `build-<set>`, and only steps that name it have them. What others need does
+    /// not change with them.
+    pub set: Option<String>,
     /// While steps run.
     #[serde(default)]
     pub build: Vec<String>,
@@ -182,7 +186,8 @@ pub struct StepTemplate {
     #[serde(default)]
     pub when: Vec<String>,
     /// Steps whose outputs make up its file system; with `?` behind those that
-    /// may not be planned. A fact of several lines stands for several steps.
+    /// may not be planned, and `*` for all whose names begin so. A fact of several
+    /// lines stands for several steps.
     pub root: Vec<String>,
     /// The app's files that it sees, as `.gitignore` patterns that select.
     #[serde(default)]

@@ -77,7 +77,7 @@ pub fn plan(library: &Library, facts: &Facts, wishes: &Wishes) -> Result<Planned
     let mut steps = maker.package_steps(&chain, libraries.map(|(_, step)| step.name.as_str()));
     let mut layers: Vec<LayerRecipe> = steps
         .iter()
-        .filter(|step| step.name != "build")
+        .filter(|step| step.name != "build" && !step.name.starts_with("build-"))
         .map(|step| LayerRecipe { step: step.name.clone(), of_app: false })
         .collect();
     let planned: BTreeSet<String> = steps

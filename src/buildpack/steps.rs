@@ -55,13 +55,17 @@ impl Maker<'_> {
     /// `libraries` is the step that names further packages of `runtime`.
     pub(super) fn package_steps(&self, chain: &[&Buildpack], libraries: Option<&str>) -> Vec<Step> {
         let mut names: [BTreeSet<String>; 3] = Default::default();
+        let mut sets: BTreeMap<&str, BTreeSet<String>> = BTreeMap::new();
         for packages in chain.iter().flat_map(|buildpack| &buildpack.packages) {
             if holds(&packages.when, self.facts) {
-                for (set, add) in
-                    names.iter_mut().zip([&packages.base, &packages.runtime, &packages.build])
-                {
-                    set.extend(add.iter().cloned());
-                }
+                let [base, runtime, build] = &mut names;
+                base.extend(packages.base.iter().cloned());
+                runtime.extend(packages.runtime.iter().cloned());
+                let build = match &packages.set {
+                    Some(set) => sets.entry(set).or_default(),
+                    None => build,
+                };
+                build.extend(packages.build.iter().cloned());
             }
         }
         let [base, mut runtime, mut build] = names;
@@ -88,6 +92,17 @@ impl Maker<'_> {
         }
         if !build.is_empty() {
             steps.push(self.packages("build", "packages that steps build with", build, false));
+        }
+        let below: Vec<String> = ["base", "build"]
+            .map(str::to_owned)
+            .into_iter()
+            .filter(|name| steps.iter().any(|step| step.name == *name))
+            .collect();
+        for (set, names) in sets.into_iter().filter(|(_, names)| !names.is_empty()) {
+            let name = format!("build-{set}");
+            let about = format!("packages that {set} builds with");
+            let step = self.packages(&name, &about, names, false);
+            steps.push(Step { root: below.clone(), ..step });
         }
         steps
     }
@@ -140,13 +155,18 @@ impl Maker<'_> {
     ) -> Result<Vec<Step>, BuildpackError> {
         let filled = |text: &str| required(&buildpack.name, text, self.facts);
         let mut steps = Vec::new();
-        let present = |name: String| match name.strip_suffix('?') {
-            Some(name) => planned.contains(name).then(|| name.to_owned()),
-            None => Some(name),
+        let present = |name: String| {
+            if let Some(beginning) = name.strip_suffix('*') {
+                planned.iter().filter(|name| name.starts_with(beginning)).cloned().collect()
+            } else if let Some(name) = name.strip_suffix('?') {
+                planned.get(name).cloned().into_iter().collect()
+            } else {
+                vec![name]
+            }
         };
         let mut root: Vec<String> = Vec::new();
         for name in template.root.iter().chain(&template.libraries_of) {
-            root.extend(self.lines(buildpack, name)?.into_iter().filter_map(present));
+            root.extend(self.lines(buildpack, name)?.into_iter().flat_map(present));
         }
         if !template.source.is_empty() {
             let mut rules = Vec::new();
@@ -192,7 +212,7 @@ impl Maker<'_> {
         }
         let action = if !template.libraries_of.is_empty() {
             let inspected =
-                template.libraries_of.iter().filter_map(|name| present(name.clone())).count();
+                template.libraries_of.iter().flat_map(|name| present(name.clone())).count();
             Action::Libraries { inspected }
         } else if !template.take.is_empty() {
             let mut patterns = Vec::new();

@@ -16,7 +16,7 @@ use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
 use super::failure::Failure;
 use super::{Common, Progress};
-use crate::event::{Event, Events, FactShown, LayerShown, ReusedFrom, Summary};
+use crate::event::{Event, Events, FactShown, ReusedFrom, Summary};
 
 /// Runs `work` while showing its events. Returns when both have ended.
 pub(super) fn watch<T>(

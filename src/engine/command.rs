@@ -87,7 +87,7 @@ impl Engine<'_> {
         }
         let spec = Spec {
             mode,
-            layers: inputs.iter().map(|tree| self.store.tree_path(tree)).collect(),
+            layers: stacked(inputs).into_iter().map(|tree| self.store.tree_path(tree)).collect(),
             scratch: scratch.path().to_owned(),
             outputs: step.outputs.iter().map(|output| output.path.clone()).collect(),
             binds,
@@ -185,6 +185,18 @@ impl Engine<'_> {
     }
 }
 
+/// The trees to stack: without those of nothing, and of those that come twice only
+/// the upper one, as an overlay takes no folder twice.
+fn stacked(inputs: &[Digest]) -> Vec<&Digest> {
+    let nothing = Tree::default().digest();
+    inputs
+        .iter()
+        .enumerate()
+        .filter(|(at, tree)| **tree != nothing && !inputs[at + 1..].contains(tree))
+        .map(|(_, tree)| tree)
+        .collect()
+}
+
 /// The folders that lead to a path, the path itself not among them.
 fn ancestors(path: &str) -> impl Iterator<Item = &Path> {
     Path::new(path).ancestors().skip(1).filter(|parent| !parent.as_os_str().is_empty())
@@ -240,6 +252,12 @@ fn open_log(path: &Path) -> std::io::Result<File> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn no_tree_is_stacked_twice() {
+        let [one, two, nothing] = [Digest::of(b"1"), Digest::of(b"2"), Tree::default().digest()];
+        assert_eq!(stacked(&[one, two, nothing, one, nothing]), [&two, &one]);
+    }
 
     #[test]
     fn dropping_keeps_what_is_excepted() {
