@@ -17,7 +17,7 @@ use crate::event::{Event, Events, FactShown, StepShown};
 use crate::facts::{self, FactError, Facts, Files};
 use crate::lock::{self, Lock};
 use crate::sandbox::{self, Mode};
-use crate::source::{Rules, Snapshot};
+use crate::source::{IgnoredConfig, Rules, Snapshot};
 use crate::store::Store;
 
 /// The launcher that images start with, compiled by the build script.
@@ -78,8 +78,12 @@ impl App {
             .filter_map(|path| Some(path.strip_prefix(&root).ok()?.to_string_lossy().into_owned()))
             .filter(|path| !path.is_empty())
             .collect();
-        let rules = Rules::new(&self.settings.source.include, &self.settings.source.exclude)?
-            .without(&own)?;
+        let rules = Rules::new(
+            &self.settings.source.include,
+            &self.settings.source.exclude,
+            IgnoredConfig::Counts,
+        )?
+        .without(&own)?;
         Ok(Snapshot::take(&self.folder, &rules)?)
     }
 
