@@ -215,6 +215,21 @@ impl Snapshot {
         Ok(())
     }
 
+    /// The rule that leaves out what lies on the disk at `path`; `None` when nothing
+    /// lies there, or when it counts.
+    #[must_use]
+    pub fn excluded_by(&self, path: &str) -> Option<&Decision> {
+        if path.starts_with('/') || path.split('/').any(|part| ["", ".", ".."].contains(&part)) {
+            return None;
+        }
+        let folders = path.match_indices('/').map(|(at, _)| &path[..at]).chain([path]);
+        let decision = folders
+            .filter_map(|folder| self.decisions.get(&format!("{folder}/")))
+            .chain(self.decisions.get(path))
+            .find(|decision| !decision.included)?;
+        fs::symlink_metadata(self.root.join(path)).is_ok().then_some(decision)
+    }
+
     /// The text of a file, or `None` when the snapshot does not have it.
     ///
     /// # Errors
@@ -678,6 +693,27 @@ mod tests {
                 "-d/uv.lock: *.lock (.gitignore)",
             ],
         );
+    }
+
+    #[test]
+    fn what_is_there_and_left_out() {
+        let files = [(".gitignore", "a\nb.txt\n"), ("a/x/y", ""), ("b.txt", ""), ("c", "")];
+        let folder = app(&files);
+        let snapshot = Snapshot::take(folder.path(), &Rules::default()).expect("a snapshot");
+        for (path, expected) in [
+            ("a/x/y", Some("a (.gitignore)")),
+            ("a/x", Some("a (.gitignore)")),
+            ("a", Some("a (.gitignore)")),
+            ("b.txt", Some("b.txt (.gitignore)")),
+            ("a/z", None),
+            ("c", None),
+            ("", None),
+            ("/a", None),
+            ("a/../b.txt", None),
+        ] {
+            let found = snapshot.excluded_by(path).map(|decision| decision.rule.as_str());
+            assert_eq!(found, expected, "{path}");
+        }
     }
 
     #[test]
