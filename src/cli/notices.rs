@@ -109,13 +109,13 @@ fn needed(snapshot: &Snapshot, by: By) -> Option<Notice> {
 }
 
 fn dockerignore(snapshot: &Snapshot) -> Option<Notice> {
-    let own = "forge's own rules stand in a .forgeignore: with one, .dockerignore is not read";
+    let own = "write a .forgeignore, and .dockerignore is not read";
     if let Some(heart) = &snapshot.unfit_dockerignore {
         return Some((
             format!(
                 ".dockerignore leaves out `{heart}`: it is for an image without the app, and not used"
             ),
-            own.to_owned(),
+            format!("to leave out other files, {own}"),
         ));
     }
     let hidden = |decision: &Decision| decision.by == By::Docker && !decision.included;
@@ -139,7 +139,7 @@ fn dockerignore(snapshot: &Snapshot) -> Option<Notice> {
     }
     Some((
         format!(".dockerignore leaves {} out of the image", parts.join(" and ")),
-        format!("`forge plan --files` shows which; {own}"),
+        format!("`forge plan --files` shows which; to have other rules, {own}"),
     ))
 }
 

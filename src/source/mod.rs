@@ -514,9 +514,12 @@ mod tests {
         let files = [
             (
                 ".dockerignore",
-                "docs\n*.txt\n**/*.json\n/config\nfront\n!docs/kept\n!.env\n.ruby-version\n",
+                "docs\n*.txt\n**/*.json\n/config\nfront\n.forge\n!docs/kept\n!front/kept\n!.env\n.ruby-version\n",
             ),
             (".env", ""),
+            (".forge/buildpacks/own/x.sh", ""),
+            (".forge/cache/x", ""),
+            (".forge/notes", ""),
             (".ruby-version", "3.3.8"),
             ("config/database.yml", ""),
             ("config/puma.rb", ""),
@@ -534,29 +537,33 @@ mod tests {
             &Rules::default(),
             &[
                 "-.env: .env (built in)",
+                &format!("+.forge/buildpacks/own/x.sh: .forge {spared}"),
+                "-.forge/cache/: /.forge/cache (always)",
+                "-.forge/notes: .forge (.dockerignore)",
                 &format!("+.ruby-version: .ruby-version {spared}"),
                 "+config/database.yml: /config/database.yml (frameworks need it)",
                 "-config/puma.rb: /config (.dockerignore)",
                 "-docs/a: docs (.dockerignore)",
-                "-front/: front (.dockerignore)",
+                "-front/package.json: front (.dockerignore)",
                 "-notes.txt: *.txt (.dockerignore)",
                 &format!("+requirements.txt: *.txt {spared}"),
                 &format!("+web/package.json: **/*.json {spared}"),
                 "-web/tsconfig.json: **/*.json (.dockerignore)",
             ],
         );
+        let quiet = ["-.env: .env (built in)", "-.forge/cache/: /.forge/cache (always)"];
         let exclude = Rules::new(&[], &["b".to_owned()], IgnoredConfig::Counts).expect("rules");
         let include = Rules::new(&["b".to_owned()], &[], IgnoredConfig::Counts).expect("rules");
         for rules in [exclude, include] {
-            told(&files, &rules, &["-.env: .env (built in)"]);
+            told(&files, &rules, &quiet);
         }
         for other in [
-            (".forgeignore", "b"),
+            (".forgeignore", ""),
             (".slugignore", "b"),
             ("project.toml", "[io.buildpacks]\ninclude = [\"*\"]"),
         ] {
             let files = [&files[..], &[other]].concat();
-            told(&files, &Rules::default(), &["-.env: .env (built in)"]);
+            told(&files, &Rules::default(), &quiet);
         }
         let files = [&files[..], &[("project.toml", "[deps]\nA = 1")]].concat();
         let folder = app(&files);

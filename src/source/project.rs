@@ -49,10 +49,7 @@ struct Lists {
 
 impl Project {
     pub(super) fn parse(text: &str) -> Result<Project, SourceError> {
-        let (table, lists) = match lists(text)? {
-            Some(found) => found,
-            None => ("", Lists::default()),
-        };
+        let (table, lists) = lists(text)?.unwrap_or_default();
         if !lists.include.is_empty() && !lists.exclude.is_empty() {
             return Err(SourceError::Descriptor {
                 problem: format!("{table} has `include` and `exclude`: only one of them can hold"),

@@ -320,9 +320,12 @@ impl Rules {
     /// With the rules of the files at the app's root.
     pub(super) fn of_app(&self, root: &Path) -> Result<AppRules<'_>, SourceError> {
         let text = |name: &str| read(&root.join(name));
+        let (slug, forge) = (text(SLUG)?, text(FORGE)?);
+        let own_files = slug.is_some() || forge.is_some();
         // As Heroku has it, `!` means nothing in a `.slugignore`.
-        let slug = text(SLUG)?.unwrap_or_default();
+        let slug = slug.unwrap_or_default();
         let slug = matcher(SLUG, slug.lines().filter(|line| !line.starts_with('!')))?;
+        let forge = matcher(FORGE, forge.unwrap_or_default().lines())?;
         let descriptor = root.join(project::NAME);
         // One that is no text is somebody else's.
         let descriptor = if descriptor.is_file() {
@@ -331,13 +334,13 @@ impl Rules {
             Vec::new()
         };
         let project = Project::parse(&String::from_utf8_lossy(&descriptor))?;
-        let forge = matcher(FORGE, text(FORGE)?.unwrap_or_default().lines())?;
-        let told = [&slug, &forge, &self.exclude, &self.include];
         let mut unfit = None;
         let mut docker = None;
         // Whoever says what is in forge's image does not mean Docker's as well.
-        if told.iter().all(|rules| rules.is_empty())
+        if !own_files
             && project.is_empty()
+            && self.exclude.is_empty()
+            && self.include.is_empty()
             && let Some(text) = text(dockerignore::NAME)?
         {
             let found = Dockerignore::parse(&text)?;
