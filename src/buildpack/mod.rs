@@ -112,6 +112,8 @@ pub struct DerivedFact {
 pub struct NoticeTemplate {
     /// When it applies.
     pub when: Vec<String>,
+    /// The step that must be planned for it to apply, if one must.
+    pub step: Option<String>,
     /// What is so.
     pub message: String,
     /// What to do about it.
@@ -192,6 +194,10 @@ pub struct StepTemplate {
     /// The app's files that it sees, as `.gitignore` patterns that select.
     #[serde(default)]
     pub source: Vec<String>,
+    /// The app's files in whose place the step makes others, as patterns like those
+    /// of `source`. When it is in the image, neither it nor the image is given them.
+    #[serde(default)]
+    pub replaces: Vec<String>,
     /// Program and arguments.
     #[serde(default)]
     pub command: Vec<String>,

@@ -2,9 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::steps::{Maker, launcher_step, source_step};
+use super::steps::{Maker, in_image, launcher_step, source_step};
 use super::template::{Filled, fill, holds};
-use super::{Buildpack, BuildpackError, Decision, Library, StepTemplate};
+use super::{Buildpack, BuildpackError, Library, StepTemplate};
 use crate::facts::Facts;
 use crate::plan::{Hint, ImageRecipe, LayerRecipe, Plan, Process, Step};
 
@@ -85,19 +85,17 @@ pub fn plan(library: &Library, facts: &Facts, wishes: &Wishes) -> Result<Planned
         .map(|step| step.name.clone())
         .chain(left.iter().map(|(_, step)| step.name.clone()))
         .collect();
+    let mut of_app = vec!["*".to_owned()];
     for (buildpack, template) in left {
         steps.extend(maker.step(buildpack, template, &planned)?);
-        let in_image = match &template.in_image {
-            Decision::Always(decided) => *decided,
-            Decision::When(conditions) => holds(conditions, &facts),
-        };
-        if in_image {
+        of_app.extend(maker.replaced(buildpack, template)?);
+        if in_image(template, &facts) {
             layers.push(LayerRecipe { step: template.name.clone(), of_app: template.of_app });
         }
     }
     let processes = processes(&chain, &facts, wishes)?;
     let environment = maker.image_environment(&chain)?;
-    steps.push(source_step("app", "the app's files", &["*".to_owned()]));
+    steps.push(source_step("app", "the app's files", &of_app));
     steps.push(launcher_step(&processes, &wishes.launcher));
     layers.push(LayerRecipe { step: "app".to_owned(), of_app: true });
     layers.push(LayerRecipe { step: "launcher".to_owned(), of_app: false });
@@ -118,7 +116,7 @@ pub fn plan(library: &Library, facts: &Facts, wishes: &Wishes) -> Result<Planned
         buildpack: primary.name.clone(),
         about: primary.about.clone(),
         evidence,
-        notices: notices(&chain, &facts),
+        notices: notices(&chain, &facts, &planned),
         instead_of_image: (wishes.image.is_none() && facts.contains("base.image"))
             .then(|| chain.iter().rev().find_map(|buildpack| buildpack.no_base.as_ref()))
             .flatten()
@@ -344,11 +342,16 @@ fn derive(chain: &[&Buildpack], facts: &mut Facts) -> Result<(), BuildpackError>
     Ok(())
 }
 
-fn notices(chain: &[&Buildpack], facts: &Facts) -> Vec<(String, String)> {
+fn notices(
+    chain: &[&Buildpack],
+    facts: &Facts,
+    planned: &BTreeSet<String>,
+) -> Vec<(String, String)> {
     chain
         .iter()
         .flat_map(|buildpack| &buildpack.notices)
         .filter(|notice| holds(&notice.when, facts))
+        .filter(|notice| notice.step.as_ref().is_none_or(|step| planned.contains(step)))
         .map(|notice| (text(&notice.message, facts), text(&notice.advice, facts)))
         .collect()
 }
@@ -541,6 +544,80 @@ mod tests {
         .expect_err("refused")
         .to_string();
         assert!(error.starts_with("Gemfile.lock:9: Gemfile.lock has no platform"), "{error}");
+    }
+
+    #[test]
+    fn what_a_step_replaces_is_given_to_nobody() {
+        let mut facts = Facts::new();
+        for (name, value) in [
+            ("ruby.gemfile", "Gemfile"),
+            ("ruby.lock", "Gemfile.lock"),
+            ("ruby.inputs", "Gemfile\nGemfile.lock"),
+            ("ruby.allows.3.3.8", "yes"),
+            ("rails.application", "config/application.rb"),
+            ("rails.assets", "sprockets"),
+        ] {
+            facts.insert(name, value, "t");
+        }
+        let selected = |facts: &Facts, skip: &[&str], step: &str| {
+            let skip = skip.iter().map(|&step| step.to_owned()).collect();
+            let plan = planned(facts, &Wishes { skip, ..Wishes::default() }).expect("a plan").plan;
+            let Some(Action::Source { selection }) =
+                plan.step(step).map(|step| step.action.clone())
+            else {
+                panic!("{step} takes no files")
+            };
+            selection.rules
+        };
+        // Without a manifest of theirs, files in public/assets are the app's own.
+        assert_eq!(selected(&facts, &[], "app"), ["*"]);
+        facts.insert("rails.assets.ready", "public/assets/.manifest.json", "t");
+        assert_eq!(selected(&facts, &[], "app"), ["*", "!/public/assets/**"]);
+        let assets = selected(&facts, &[], "assets files");
+        assert_eq!(assets.last().map(String::as_str), Some("!/public/assets/**"));
+        assert_eq!(selected(&facts, &["assets"], "app"), ["*"]);
+        for (javascript, expected) in
+            [("webpacker", "!/public/packs/**"), ("vite", "!/public/vite/**"), ("jsbundling", "")]
+        {
+            let mut facts = facts.clone();
+            facts.insert("rails.javascript", javascript, "t");
+            facts.insert("node.lock", "yarn.lock", "t");
+            for (name, value) in [
+                ("node.dir", "."),
+                ("node.manager", "yarn"),
+                ("node.manager.release", "1.22.22"),
+                ("node.release", "22.1.0"),
+                ("node.inputs", "package.json"),
+                ("node.manifest", "package.json"),
+            ] {
+                facts.insert(name, value, "t");
+            }
+            let found = selected(&facts, &[], "app");
+            let more: Vec<&str> = found[2..].iter().map(String::as_str).collect();
+            assert_eq!(more.concat(), expected, "{javascript}");
+        }
+    }
+
+    #[test]
+    fn notices_about_steps_that_are_left_out() {
+        let mut facts = Facts::new();
+        for (name, value) in [
+            ("ruby.gemfile", "Gemfile"),
+            ("ruby.lock", "Gemfile.lock"),
+            ("ruby.inputs", "Gemfile\nGemfile.lock"),
+            ("ruby.allows.3.3.8", "yes"),
+            ("rails.application", "config/application.rb"),
+            ("rails.assets", "sprockets"),
+            ("rails.assets.ready", "public/assets/.manifest.json"),
+        ] {
+            facts.insert(name, value, "t");
+        }
+        let told = |skip: &[&str]| {
+            let skip = skip.iter().map(|&step| step.to_owned()).collect();
+            let wishes = Wishes { skip, ..Wishes::default() };
+            planned(&facts, &wishes).expect("a plan").notices.len()
+        };
+        assert_eq!((told(&[]), told(&["assets"])), (1, 0));
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::library::is_plain;
 use super::planner::{Wishes, required};
 use super::template::{Filled, fill, fill_lines, holds};
-use super::{Buildpack, BuildpackError, Library, StepTemplate};
+use super::{Buildpack, BuildpackError, Decision, Library, StepTemplate};
 use crate::digest::Digest;
 use crate::facts::Facts;
 use crate::plan::{APP_FOLDER, APP_USER, Action, Hint, MadeFile, Output, Process, Selection, Step};
@@ -179,6 +179,7 @@ impl Maker<'_> {
                     rules.extend(text.lines().map(|path| format!("/{}", literal(path))));
                 }
             }
+            rules.extend(self.replaced(buildpack, template)?);
             let name = format!("{} files", template.name);
             steps.push(source_step(&name, "files of the app", &rules));
             root.push(name);
@@ -260,6 +261,23 @@ impl Maker<'_> {
         Ok(steps)
     }
 
+    /// Rules that leave out the app's files that the step makes anew.
+    pub(super) fn replaced(
+        &self,
+        buildpack: &Buildpack,
+        template: &StepTemplate,
+    ) -> Result<Vec<String>, BuildpackError> {
+        if !in_image(template, self.facts) {
+            return Ok(Vec::new());
+        }
+        let mut rules = Vec::new();
+        for pattern in &template.replaces {
+            rules
+                .extend(self.lines(buildpack, pattern)?.into_iter().map(|line| format!("!{line}")));
+        }
+        Ok(rules)
+    }
+
     /// The text once for each line of the facts in it; not at all when it is about
     /// an optional fact that there is not.
     fn lines(&self, buildpack: &Buildpack, text: &str) -> Result<Vec<String>, BuildpackError> {
@@ -300,6 +318,14 @@ impl Maker<'_> {
     }
 }
 
+/// Whether the step's output is a layer of the image.
+pub(super) fn in_image(template: &StepTemplate, facts: &Facts) -> bool {
+    match &template.in_image {
+        Decision::Always(decided) => *decided,
+        Decision::When(conditions) => holds(conditions, facts),
+    }
+}
+
 impl StepTemplate {
     /// The template for one word of `each`.
     pub(super) fn with_each(&self, word: &str) -> StepTemplate {
@@ -311,6 +337,7 @@ impl StepTemplate {
             when: all(&self.when),
             root: all(&self.root),
             source: all(&self.source),
+            replaces: all(&self.replaces),
             command: all(&self.command),
             take: all(&self.take),
             libraries_of: all(&self.libraries_of),

@@ -11,13 +11,13 @@ use clap::Args;
 use super::failure::{Failure, Kind};
 use super::machine::{open_store, probe_mode};
 use super::settings::{self, AppSettings, UserSettings};
-use super::{Common, Isolation};
+use super::{Common, Isolation, notices};
 use crate::buildpack::{self, Library, Planned, Wishes};
 use crate::event::{Event, Events, FactShown, StepShown};
 use crate::facts::{self, FactError, Facts, Files};
 use crate::lock::{self, Lock};
 use crate::sandbox::{self, Mode};
-use crate::source::{Rules, Snapshot};
+use crate::source::{IgnoredConfig, Rules, Snapshot};
 use crate::store::Store;
 
 /// The launcher that images start with, compiled by the build script.
@@ -38,6 +38,10 @@ pub(super) struct AppArguments {
     /// Fail instead of choosing anything that forge.lock does not name
     #[arg(long)]
     pub(super) locked: bool,
+    /// Leave out configuration that git or .dockerignore ignores, also when the
+    /// framework reads it
+    #[arg(long)]
+    pub(super) no_ignored_config: bool,
 }
 
 /// An app, its settings, and the store: what commands share.
@@ -81,13 +85,17 @@ impl App {
             .filter_map(|path| Some(path.strip_prefix(&root).ok()?.to_string_lossy().into_owned()))
             .filter(|path| !path.is_empty())
             .collect();
-        let rules = Rules::new(&self.settings.source.include, &self.settings.source.exclude)?
-            .without(&own)?;
+        let source = &self.settings.source;
+        let stays_out = self.arguments.no_ignored_config || source.ignored_config == Some(false);
+        let ignored_config =
+            if stays_out { IgnoredConfig::StaysOut } else { IgnoredConfig::Counts };
+        let rules = Rules::new(&source.include, &source.exclude, ignored_config)?.without(&own)?;
         Ok(Snapshot::take(&self.folder, &rules)?)
     }
 
     pub(super) fn facts(&self, snapshot: &Snapshot) -> Result<Facts, Failure> {
-        let mut facts = facts::collect(&SnapshotFiles(snapshot))?;
+        let mut facts = facts::collect(&SnapshotFiles(snapshot))
+            .map_err(|error| notices::with_left_out(error.into(), snapshot))?;
         if !self.settings.python.extras.is_empty() {
             facts.insert("python.extras", self.settings.python.extras.join(" "), "forge.toml");
         }
@@ -123,7 +131,8 @@ impl App {
         };
         let library = Library::new(&own_buildpacks(snapshot)?)?;
         let planned = buildpack::plan(&library, facts, &wishes)
-            .map_err(|error| self.explain(error.into(), snapshot))?;
+            .map_err(|error| self.explain(error.into(), snapshot))
+            .map_err(|failure| notices::with_left_out(failure, snapshot))?;
         events.send(Event::Detected {
             buildpack: planned.about.clone(),
             facts: planned
@@ -136,13 +145,8 @@ impl App {
                 })
                 .collect(),
         });
-        for (path, decision) in &snapshot.decisions {
-            if decision.included && decision.rule.contains("frameworks need it") {
-                events.notice(
-                    format!("`{path}` is ignored by git and goes into the image, as the framework reads it"),
-                    Some("if it holds secrets, exclude it: `[source] exclude` in forge.toml".to_owned()),
-                );
-            }
+        for (message, advice) in notices::of_files(snapshot) {
+            events.notice(message, Some(advice));
         }
         for (message, advice) in &planned.notices {
             events.notice(message.clone(), Some(advice.clone()));

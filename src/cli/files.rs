@@ -39,3 +39,54 @@ pub(super) fn text(snapshot: &Snapshot, plan: &Plan, step: &str) -> Result<Strin
     }
     Ok(text)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plan::{ImageRecipe, Selection, Step};
+    use crate::source::Rules;
+    use std::collections::BTreeMap;
+    use std::fs;
+
+    #[test]
+    fn every_file_has_its_line_and_an_excluded_folder_one() {
+        let folder = tempfile::tempdir().expect("a folder");
+        for (path, text) in [
+            (".gitignore", "/local\n/config/*.yml\n"),
+            (".forgeignore", "*.psd\n"),
+            ("a/x.rb", ""),
+            ("a/y.psd", ""),
+            ("config/database.yml", ""),
+            ("local/1", ""),
+            ("local/2", ""),
+            ("public/assets/old.css", ""),
+        ] {
+            let path = folder.path().join(path);
+            fs::create_dir_all(path.parent().expect("a parent")).expect("mkdir");
+            fs::write(path, text).expect("write");
+        }
+        let snapshot = Snapshot::take(folder.path(), &Rules::default()).expect("a snapshot");
+        let selection = Selection { rules: vec!["*".to_owned(), "!/public/assets/**".to_owned()] };
+        let image = ImageRecipe {
+            layers: Vec::new(),
+            environment: BTreeMap::new(),
+            processes: BTreeMap::new(),
+            labels: BTreeMap::new(),
+        };
+        let steps = vec![Step::new("app", "", Action::Source { selection })];
+        let plan = Plan::new(steps, image).expect("a plan");
+        let found = text(&snapshot, &plan, "app").expect("a list");
+        let expected = [
+            "+ .forgeignore",
+            "+ .gitignore",
+            "+ a/x.rb",
+            "- a/y.psd  (*.psd (.forgeignore))",
+            "+ config/database.yml  (/config/database.yml (frameworks need it))",
+            "- local/  (/local (.gitignore))",
+            "- public/assets/old.css  (not given to step app)",
+            "",
+        ];
+        assert_eq!(found, expected.join("\n"));
+        assert!(text(&snapshot, &plan, "web").is_err());
+    }
+}

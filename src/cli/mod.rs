@@ -20,6 +20,7 @@ mod failure;
 mod files;
 mod interrupt;
 mod machine;
+mod notices;
 mod output;
 mod packages;
 mod plan;

@@ -35,8 +35,13 @@ pub(super) struct RunArguments {
 }
 
 pub(super) fn run(common: &Common, arguments: &RunArguments) -> Result<ExitCode, Failure> {
-    let app_arguments =
-        AppArguments { app: arguments.app.clone(), buildpack: None, base: None, locked: false };
+    let app_arguments = AppArguments {
+        app: arguments.app.clone(),
+        buildpack: None,
+        base: None,
+        locked: false,
+        no_ignored_config: false,
+    };
     let app = App::open(common, &app_arguments)?;
     let not_built = || {
         Failure::usage(format!("`{}` has not been built into this store", arguments.app.display()))

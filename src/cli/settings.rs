@@ -42,6 +42,8 @@ pub(super) struct AppSettings {
 pub(super) struct SourceSettings {
     pub(super) include: Vec<String>,
     pub(super) exclude: Vec<String>,
+    /// Whether configuration that git ignores counts; it does when nothing is said.
+    pub(super) ignored_config: Option<bool>,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]

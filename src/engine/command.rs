@@ -6,7 +6,8 @@ use std::io::{BufWriter, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-use super::{Engine, EngineError, hints};
+use super::hints::{self, Whereabouts};
+use super::{Engine, EngineError};
 use crate::digest::Digest;
 use crate::event::Event;
 use crate::plan::Step;
@@ -131,10 +132,14 @@ impl Engine<'_> {
             return Ok(());
         }
         let from = lines.len().saturating_sub(LOOKED_AT);
-        let in_app = |path: &str| {
-            self.snapshot.entries.contains_key(path) || self.snapshot.decisions.contains_key(path)
+        let whereabouts = |path: &str| {
+            if self.snapshot.entries.contains_key(path) {
+                return Whereabouts::InApp;
+            }
+            let excluded = self.snapshot.excluded_by(path);
+            excluded.map_or(Whereabouts::Nowhere, |decision| Whereabouts::Excluded(&decision.rule))
         };
-        let (advice, network) = hints::advice(step, &lines[from..], &in_app)?;
+        let (advice, network) = hints::advice(step, &lines[from..], &whereabouts)?;
         let tail = lines.split_off(lines.len().saturating_sub(TAIL));
         Err(EngineError::StepFailed {
             step: step.name.clone(),

@@ -15,15 +15,26 @@ const NO_NETWORK: &str = "Temporary failure in name resolution|Name or service n
 |getaddrinfo|Network is unreachable|nodename nor servname|dns error|failed to lookup address|Connection refused\
 |Connection timed out|tcp connect error|EAI_AGAIN|ENETUNREACH|error sending request";
 
+/// Where a file is that a step has not found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Whereabouts<'a> {
+    /// Not in the app's folder either.
+    Nowhere,
+    /// Among the app's files.
+    InApp,
+    /// In the app's folder; this rule leaves it out.
+    Excluded(&'a str),
+}
+
 /// Advice for a failed step, most specific first, each once. The flag says
 /// whether the network failed a step that may use it.
 ///
 /// # Errors
 /// A hint whose pattern does not parse.
-pub(super) fn advice(
+pub(super) fn advice<'a>(
     step: &Step,
     output: &[String],
-    in_app: &dyn Fn(&str) -> bool,
+    whereabouts: &dyn Fn(&str) -> Whereabouts<'a>,
 ) -> Result<(Vec<String>, bool), EngineError> {
     let mut found = Vec::new();
     for Hint { pattern, advice } in &step.hints {
@@ -46,11 +57,15 @@ pub(super) fn advice(
     for line in output.iter().filter(|line| absent.is_match(line)) {
         for groups in missing.captures_iter(line) {
             let path = &groups[1];
-            if in_app(path) {
-                found.push(format!(
-                    "the app has `{path}`, but step `{}` is not given it: its `source` patterns leave it out (see `forge plan --files {}`)",
-                    step.name, step.name
-                ));
+            match whereabouts(path) {
+                Whereabouts::Nowhere => {}
+                Whereabouts::InApp => found.push(format!(
+                    "the app has `{path}`, but step `{0}` is not given it: its `source` patterns leave it out (see `forge plan --files={0}`)",
+                    step.name
+                )),
+                Whereabouts::Excluded(rule) => found.push(format!(
+                    "the app has `{path}`, and a rule leaves it out: {rule}; `[source] include = [\"/{path}\"]` in forge.toml takes it in"
+                )),
             }
         }
     }
@@ -94,8 +109,12 @@ mod tests {
             pattern: "error: (\\S+)\\.h".to_owned(),
             advice: "install $1-dev".to_owned(),
         }];
-        let (found, _) = advice(&step, &[line.to_owned()], &|path| path == "a/b.txt")
-            .expect("the patterns parse");
+        let (found, _) = advice(&step, &[line.to_owned()], &|path| match path {
+            "a/b.txt" => Whereabouts::InApp,
+            "a/d.txt" => Whereabouts::Excluded("*.txt (t)"),
+            _ => Whereabouts::Nowhere,
+        })
+        .expect("the patterns parse");
         assert_eq!(found.len(), expected.len(), "{found:?}");
         for (found, expected) in found.iter().zip(expected) {
             assert!(found.contains(expected), "{found}");
@@ -107,6 +126,7 @@ mod tests {
         check(false, "all is well", &[]);
         check(false, "fatal error: pq.h: nothing", &["install pq-dev"]);
         check(false, "FileNotFoundError: No such file: '/workspace/a/b.txt'", &["`a/b.txt`"]);
+        check(false, "FileNotFoundError: No such file: '/workspace/a/d.txt'", &["out: *.txt (t)"]);
         check(false, "FileNotFoundError: No such file: '/workspace/c.txt'", &[]);
         check(false, "socket.gaierror: Temporary failure in name resolution", &["without network"]);
         check(true, "socket.gaierror: Temporary failure in name resolution", &["did not answer"]);

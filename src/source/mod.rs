@@ -3,9 +3,11 @@
 //!
 //! A [`Snapshot`] is taken once a build. Nothing here judges what the app is.
 
+mod dockerignore;
+mod project;
 mod rules;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::ffi::OsStringExt;
@@ -18,8 +20,9 @@ use thiserror::Error;
 use crate::digest::Digest;
 use crate::plan::{APP_FOLDER, Selection};
 use crate::tree::{Node, Tree};
+use rules::{AppRules, LOCKS, example_of};
 
-pub use rules::{Decision, Rules, matcher};
+pub use rules::{By, Decision, IgnoredConfig, Rules, matcher};
 
 /// What a file of the app is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -49,6 +52,9 @@ pub struct Snapshot {
     /// Every path that was looked at, with the rule that decided; folders that
     /// are excluded whole stand for all that is in them.
     pub decisions: BTreeMap<String, Decision>,
+    /// The heart of the app that the `.dockerignore` hides, which therefore is for
+    /// another image and not used.
+    pub unfit_dockerignore: Option<String>,
 }
 
 /// Why the app's folder cannot be read.
@@ -93,6 +99,12 @@ pub enum SourceError {
         /// What is wrong with it.
         problem: String,
     },
+    /// A `project.toml` that is about images and cannot be followed.
+    #[error("project.toml: {problem}")]
+    Descriptor {
+        /// What is wrong with it, with the line.
+        problem: String,
+    },
     /// A file is not what it was when the build began.
     #[error("`{path}` has changed while it was built")]
     Changed {
@@ -116,9 +128,12 @@ impl Snapshot {
             return Err(SourceError::NotAFolder { path: root.to_owned() });
         }
         let root = root.canonicalize().map_err(failed("find", root))?;
-        let mut walk = Walk { root: &root, rules, found: Vec::new(), decisions: BTreeMap::new() };
+        let rules = rules.of_app(&root)?;
+        let mut walk =
+            Walk { root: &root, rules: &rules, found: Vec::new(), decisions: BTreeMap::new() };
         walk.folder(String::new(), &mut Vec::new())?;
         let Walk { found, decisions, .. } = walk;
+        let unfit_dockerignore = rules.unfit.clone();
         let entries: Result<BTreeMap<String, Entry>, SourceError> =
             found.into_par_iter().map(|path| read(&root, path)).collect();
         let entries = entries?;
@@ -127,7 +142,7 @@ impl Snapshot {
             .filter(|(_, entry)| matches!(entry, Entry::File { .. }))
             .map(|(path, _)| path.clone())
             .collect();
-        Ok(Snapshot { root, entries, files, decisions })
+        Ok(Snapshot { root, entries, files, decisions, unfit_dockerignore })
     }
 
     /// The files of the selection, as they will stand in the image.
@@ -200,6 +215,21 @@ impl Snapshot {
         Ok(())
     }
 
+    /// The rule that leaves out what lies on the disk at `path`; `None` when nothing
+    /// lies there, or when it counts.
+    #[must_use]
+    pub fn excluded_by(&self, path: &str) -> Option<&Decision> {
+        if path.starts_with('/') || path.split('/').any(|part| ["", ".", ".."].contains(&part)) {
+            return None;
+        }
+        let folders = path.match_indices('/').map(|(at, _)| &path[..at]).chain([path]);
+        let decision = folders
+            .filter_map(|folder| self.decisions.get(&format!("{folder}/")))
+            .chain(self.decisions.get(path))
+            .find(|decision| !decision.included)?;
+        fs::symlink_metadata(self.root.join(path)).is_ok().then_some(decision)
+    }
+
     /// The text of a file, or `None` when the snapshot does not have it.
     ///
     /// # Errors
@@ -231,7 +261,7 @@ fn read(root: &Path, path: String) -> Result<(String, Entry), SourceError> {
 
 struct Walk<'a> {
     root: &'a Path,
-    rules: &'a Rules,
+    rules: &'a AppRules<'a>,
     found: Vec<String>,
     decisions: BTreeMap<String, Decision>,
 }
@@ -250,33 +280,73 @@ impl Walk<'_> {
             .and_then(|entries| entries.collect::<io::Result<Vec<_>>>())
             .map_err(failed("read", &full))?;
         entries.sort_by_key(fs::DirEntry::file_name);
+        let mut names = BTreeSet::new();
         for entry in entries {
             let name = entry
                 .file_name()
                 .into_string()
                 .map_err(|_| SourceError::Name { path: entry.path() })?;
-            let path = if below.is_empty() { name } else { format!("{below}/{name}") };
+            let path = joined(&below, &name);
             let kind = entry.file_type().map_err(failed("read", &entry.path()))?;
             let decision = self.rules.decide(&path, kind.is_dir(), ignores);
             if kind.is_dir() {
-                if decision.included || self.rules.may_include_below(&path) {
+                if decision.included || self.rules.may_include_below(&path, &decision) {
                     self.folder(path, ignores)?;
                 } else {
                     self.decisions.insert(format!("{path}/"), decision);
                 }
                 continue;
             }
-            if decision.included {
-                if !(kind.is_file() || kind.is_symlink()) {
-                    return Err(SourceError::Special { path: entry.path() });
-                }
-                self.found.push(path.clone());
+            if kind.is_file() || kind.is_symlink() {
+                names.insert(name);
+            } else if decision.included {
+                return Err(SourceError::Special { path: entry.path() });
             }
             self.decisions.insert(path, decision);
         }
+        self.needed(&below, &names);
+        let included = |path: &String| self.decisions.get(path).is_some_and(|it| it.included);
+        self.found.extend(names.iter().map(|name| joined(&below, name)).filter(included));
         ignores.truncate(depth);
         Ok(())
     }
+
+    /// Takes in what git ignores and the build needs, as the other files of the
+    /// folder `below` show.
+    fn needed(&mut self, below: &str, names: &BTreeSet<String>) {
+        let included = |walk: &Walk<'_>, name: &str| {
+            walk.decisions.get(&joined(below, name)).is_some_and(|decision| decision.included)
+        };
+        let mut needed = Vec::new();
+        for (lock, manifest, others) in LOCKS {
+            if names.contains(*lock)
+                && included(self, manifest)
+                && !others.iter().any(|other| included(self, other))
+            {
+                needed.push((joined(below, lock), *manifest, By::Dependencies));
+            }
+        }
+        if self.rules.rules.ignored_config == IgnoredConfig::Counts {
+            for name in names {
+                let path = joined(below, name);
+                if let Some(example) = example_of(&path, names) {
+                    needed.push((path, example.as_str(), By::Framework));
+                }
+            }
+        }
+        for (path, beside, by) in needed {
+            if let Some(decision) = self.decisions.get_mut(&path)
+                && !decision.included
+                && matches!(decision.by, By::Git | By::Docker)
+            {
+                decision.needed(&format!("beside {beside}"), by);
+            }
+        }
+    }
+}
+
+fn joined(folder: &str, name: &str) -> String {
+    if folder.is_empty() { name.to_owned() } else { format!("{folder}/{name}") }
 }
 
 #[cfg(test)]
@@ -338,6 +408,7 @@ mod tests {
         let rules = Rules::new(
             &["/media/**".to_owned(), ".env".to_owned(), ".git".to_owned()],
             &["*.txt".to_owned()],
+            IgnoredConfig::Counts,
         )
         .expect("rules");
         check(
@@ -351,6 +422,305 @@ mod tests {
             &rules,
             &[".env", ".gitignore", "media/a"],
         );
+    }
+
+    /// What is out or in for a reason, as `path: rule`.
+    #[track_caller]
+    fn told(files: &[(&str, &str)], rules: &Rules, expected: &[&str]) {
+        let folder = app(files);
+        let snapshot = Snapshot::take(folder.path(), rules).expect("a snapshot");
+        let told: Vec<String> = snapshot
+            .decisions
+            .iter()
+            .filter(|(_, decision)| !decision.rule.is_empty())
+            .filter(|(path, _)| !path.ends_with("ignore") && !path.ends_with(".toml"))
+            .map(|(path, decision)| {
+                format!("{}{path}: {}", if decision.included { '+' } else { '-' }, decision.rule)
+            })
+            .collect();
+        assert_eq!(told, expected);
+        for (path, decision) in &snapshot.decisions {
+            assert_eq!(snapshot.entries.contains_key(path), decision.included, "{path}");
+        }
+    }
+
+    #[test]
+    fn slugignore_knows_no_marks() {
+        told(
+            &[
+                (".slugignore", "# for Heroku\n*.psd\n/docs\n!docs/kept\n/config/database.yml\n"),
+                (".gitignore", "/config/*.yml"),
+                ("a/x.psd", ""),
+                ("docs/kept", ""),
+                ("config/database.yml", ""),
+                ("!docs/kept", ""),
+            ],
+            &Rules::default(),
+            &[
+                "-a/x.psd: *.psd (.slugignore)",
+                "-config/database.yml: /config/database.yml (.slugignore)",
+                "-docs/: /docs (.slugignore)",
+            ],
+        );
+    }
+
+    #[test]
+    fn project_descriptors_leave_out() {
+        let files = [
+            (".gitignore", "/local"),
+            (".env", ""),
+            ("a/x.md", ""),
+            ("a/y.rb", ""),
+            ("b", ""),
+            ("local", ""),
+        ];
+        let with =
+            |descriptor: &'static str| [&files[..], &[("project.toml", descriptor)]].concat();
+        told(
+            &with("[io.buildpacks]\nexclude = [\"/*\", \"!a/\", \"*.md\", \"!.env\", \"!local\"]"),
+            &Rules::default(),
+            &[
+                "-.env: .env (built in)",
+                "-a/x.md: *.md (project.toml)",
+                "-b: /* (project.toml)",
+                "-local: /local (.gitignore)",
+            ],
+        );
+        told(
+            &with("[io.buildpacks]\ninclude = [\"/a\", \"!*.md\", \".env\", \"local\"]"),
+            &Rules::default(),
+            &[
+                "-.env: .env (built in)",
+                "-a/x.md: not in `include` (project.toml)",
+                "-b: not in `include` (project.toml)",
+                "-local: /local (.gitignore)",
+            ],
+        );
+        let forge = Rules::new(&["b".to_owned()], &[], IgnoredConfig::Counts).expect("rules");
+        told(
+            &with("[build]\nexclude = [\"a/y.rb\", \"b\"]"),
+            &forge,
+            &[
+                "-.env: .env (built in)",
+                "-a/y.rb: a/y.rb (project.toml)",
+                "+b: b (forge.toml [source] include)",
+                "-local: /local (.gitignore)",
+            ],
+        );
+    }
+
+    #[test]
+    fn dockerignore_holds_where_nobody_else_speaks() {
+        let files = [
+            (
+                ".dockerignore",
+                "docs\n*.txt\n**/*.json\n/config\nfront\n.forge\n!docs/kept\n!front/kept\n!.env\n.ruby-version\n",
+            ),
+            (".env", ""),
+            (".forge/buildpacks/own/x.sh", ""),
+            (".forge/cache/x", ""),
+            (".forge/notes", ""),
+            (".ruby-version", "3.3.8"),
+            ("config/database.yml", ""),
+            ("config/puma.rb", ""),
+            ("docs/a", ""),
+            ("docs/kept", ""),
+            ("front/package.json", ""),
+            ("notes.txt", ""),
+            ("requirements.txt", ""),
+            ("web/package.json", ""),
+            ("web/tsconfig.json", ""),
+        ];
+        let spared = "(.dockerignore, which does not hide what the build reads)";
+        told(
+            &files,
+            &Rules::default(),
+            &[
+                "-.env: .env (built in)",
+                &format!("+.forge/buildpacks/own/x.sh: .forge {spared}"),
+                "-.forge/cache/: /.forge/cache (always)",
+                "-.forge/notes: .forge (.dockerignore)",
+                &format!("+.ruby-version: .ruby-version {spared}"),
+                "+config/database.yml: /config/database.yml (frameworks need it)",
+                "-config/puma.rb: /config (.dockerignore)",
+                "-docs/a: docs (.dockerignore)",
+                "-front/package.json: front (.dockerignore)",
+                "-notes.txt: *.txt (.dockerignore)",
+                &format!("+requirements.txt: *.txt {spared}"),
+                &format!("+web/package.json: **/*.json {spared}"),
+                "-web/tsconfig.json: **/*.json (.dockerignore)",
+            ],
+        );
+        let quiet = ["-.env: .env (built in)", "-.forge/cache/: /.forge/cache (always)"];
+        let exclude = Rules::new(&[], &["b".to_owned()], IgnoredConfig::Counts).expect("rules");
+        let include = Rules::new(&["b".to_owned()], &[], IgnoredConfig::Counts).expect("rules");
+        for rules in [exclude, include] {
+            told(&files, &rules, &quiet);
+        }
+        for other in [
+            (".forgeignore", ""),
+            (".slugignore", "b"),
+            ("project.toml", "[io.buildpacks]\ninclude = [\"*\"]"),
+        ] {
+            let files = [&files[..], &[other]].concat();
+            told(&files, &Rules::default(), &quiet);
+        }
+        let files = [&files[..], &[("project.toml", "[deps]\nA = 1")]].concat();
+        let folder = app(&files);
+        let snapshot = Snapshot::take(folder.path(), &Rules::default()).expect("a snapshot");
+        assert!(!snapshot.files.contains(&"notes.txt".to_owned()));
+    }
+
+    #[test]
+    fn a_dockerignore_that_hides_the_app_is_for_another_image() {
+        let rules = Rules::default();
+        let unfit = |files: &[(&str, &str)]| {
+            let folder = app(files);
+            let snapshot = Snapshot::take(folder.path(), &rules).expect("a snapshot");
+            (snapshot.unfit_dockerignore, snapshot.files.contains(&"a.md".to_owned()))
+        };
+        let (heart, notes) = (("manage.py", ""), ("a.md", ""));
+        let found = unfit(&[(".dockerignore", "*\n!Gemfile"), heart, notes]);
+        assert_eq!(found, (Some("manage.py".to_owned()), true));
+        let found = unfit(&[(".dockerignore", "*\n!*.py"), heart, notes]);
+        assert_eq!(found, (None, false));
+        assert_eq!(unfit(&[(".dockerignore", "manage.py"), notes]), (None, true));
+    }
+
+    #[test]
+    fn what_a_python_project_names_in_its_metadata() {
+        let files = [(".dockerignore", "*.md\nLICENSE"), ("README.md", ""), ("LICENSE", "")];
+        let hidden = ["-LICENSE: LICENSE (.dockerignore)", "-README.md: *.md (.dockerignore)"];
+        told(&files, &Rules::default(), &hidden);
+        let files = [&files[..], &[("pyproject.toml", "")]].concat();
+        let folder = app(&files);
+        let snapshot = Snapshot::take(folder.path(), &Rules::default()).expect("a snapshot");
+        assert_eq!(
+            snapshot.files,
+            [".dockerignore", "LICENSE", "README.md", "pyproject.toml"][1..]
+        );
+    }
+
+    #[test]
+    fn configuration_that_git_ignores() {
+        let files = [
+            (".gitignore", "/config/*.yml\n/lib/*.yml\nlocal_settings.py\n"),
+            ("config/configuration.yml", ""),
+            ("config/configuration.yml.example", ""),
+            ("config/database.yml", ""),
+            ("config/newrelic.sample.yml", ""),
+            ("config/newrelic.yml", ""),
+            ("config/own.yml", ""),
+            ("lib/a.yml", ""),
+            ("lib/a.yml.example", ""),
+            ("site/local_settings.py", ""),
+        ];
+        told(
+            &files,
+            &Rules::default(),
+            &[
+                "+config/configuration.yml: beside configuration.yml.example (frameworks need it)",
+                "+config/database.yml: /config/database.yml (frameworks need it)",
+                "-config/newrelic.sample.yml: /config/*.yml (.gitignore)",
+                "+config/newrelic.yml: beside newrelic.sample.yml (frameworks need it)",
+                "-config/own.yml: /config/*.yml (.gitignore)",
+                "-lib/a.yml: /lib/*.yml (.gitignore)",
+                "+site/local_settings.py: local_settings.py (frameworks need it)",
+            ],
+        );
+        let without = Rules::new(&[], &[], IgnoredConfig::StaysOut).expect("rules");
+        told(
+            &files,
+            &without,
+            &[
+                "-config/configuration.yml: /config/*.yml (.gitignore)",
+                "-config/database.yml: /config/*.yml (.gitignore)",
+                "-config/newrelic.sample.yml: /config/*.yml (.gitignore)",
+                "-config/newrelic.yml: /config/*.yml (.gitignore)",
+                "-config/own.yml: /config/*.yml (.gitignore)",
+                "-lib/a.yml: /lib/*.yml (.gitignore)",
+                "-site/local_settings.py: local_settings.py (.gitignore)",
+            ],
+        );
+        let mut files = files.to_vec();
+        files.push((".forgeignore", "/config/database.yml\n/config/configuration.yml"));
+        let folder = app(&files);
+        let snapshot = Snapshot::take(folder.path(), &Rules::default()).expect("a snapshot");
+        for path in ["config/database.yml", "config/configuration.yml"] {
+            assert_eq!(snapshot.decisions[path].by, By::User);
+            assert!(!snapshot.decisions[path].included);
+        }
+    }
+
+    #[test]
+    fn locks_that_git_ignores() {
+        let locks = "*.lock\npackage-lock.json\nGemfile.local\n";
+        let ruby =
+            [(".gitignore", locks), ("Gemfile", ""), ("Gemfile.local", ""), ("Gemfile.lock", "")];
+        for config in [IgnoredConfig::Counts, IgnoredConfig::StaysOut] {
+            told(
+                &ruby,
+                &Rules::new(&[], &[], config).expect("rules"),
+                &[
+                    "+Gemfile.local: /Gemfile.local (the build needs it)",
+                    "+Gemfile.lock: beside Gemfile (the build needs it)",
+                ],
+            );
+        }
+        let ignored = "-Gemfile.lock: *.lock (.gitignore)";
+        told(&[(".gitignore", locks), ("Gemfile.lock", "")], &Rules::default(), &[ignored]);
+        let excluded = [&ruby[..], &[(".slugignore", "Gemfile.lo*")]].concat();
+        told(
+            &excluded,
+            &Rules::default(),
+            &[
+                "-Gemfile.local: Gemfile.lo* (.slugignore)",
+                "-Gemfile.lock: Gemfile.lo* (.slugignore)",
+            ],
+        );
+        told(
+            &[
+                (".gitignore", locks),
+                ("a/package.json", ""),
+                ("a/package-lock.json", ""),
+                ("b/package.json", ""),
+                ("b/package-lock.json", ""),
+                ("b/pnpm-lock.yaml", ""),
+                ("c/pyproject.toml", ""),
+                ("c/uv.lock", ""),
+                ("d/pyproject.toml", ""),
+                ("d/requirements.txt", ""),
+                ("d/uv.lock", ""),
+            ],
+            &Rules::default(),
+            &[
+                "+a/package-lock.json: beside package.json (the build needs it)",
+                "-b/package-lock.json: package-lock.json (.gitignore)",
+                "+c/uv.lock: beside pyproject.toml (the build needs it)",
+                "-d/uv.lock: *.lock (.gitignore)",
+            ],
+        );
+    }
+
+    #[test]
+    fn what_is_there_and_left_out() {
+        let files = [(".gitignore", "a\nb.txt\n"), ("a/x/y", ""), ("b.txt", ""), ("c", "")];
+        let folder = app(&files);
+        let snapshot = Snapshot::take(folder.path(), &Rules::default()).expect("a snapshot");
+        for (path, expected) in [
+            ("a/x/y", Some("a (.gitignore)")),
+            ("a/x", Some("a (.gitignore)")),
+            ("a", Some("a (.gitignore)")),
+            ("b.txt", Some("b.txt (.gitignore)")),
+            ("a/z", None),
+            ("c", None),
+            ("", None),
+            ("/a", None),
+            ("a/../b.txt", None),
+        ] {
+            let found = snapshot.excluded_by(path).map(|decision| decision.rule.as_str());
+            assert_eq!(found, expected, "{path}");
+        }
     }
 
     #[test]

@@ -4,13 +4,22 @@
 //!
 //! 1. *soft*: what has no place in an image (`.env`, keys, logs, tests);
 //! 2. `.gitignore` files, each for its folder;
-//! 3. configuration that frameworks need although git ignores it;
-//! 4. `.forgeignore` at the root;
-//! 5. `[source] exclude`, then `include`, of `forge.toml`.
+//! 3. `.dockerignore` at the root, when 5 to 8 say nothing. It was written for
+//!    another build: it leaves out, never takes in, and hides no manifest;
+//! 4. what frameworks and dependencies need although git or docker ignores it;
+//! 5. `.slugignore` at the root;
+//! 6. `include` or `exclude` of `project.toml`: they leave out, and take nothing in
+//!    that 1 to 5 left out;
+//! 7. `.forgeignore` at the root;
+//! 8. `[source] exclude`, then `include`, of `forge.toml`.
+//!
+//! 5 to 8 are said of builds like this one, so they win over what is only guessed to
+//! be needed, and the more of forge's own, the later.
 //!
 //! *Hard* rules are outside of this: what forge makes anew (`node_modules`,
 //! virtual environments, `.git`) never gets in.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::path::Path;
@@ -18,7 +27,15 @@ use std::path::Path;
 use ignore::Match;
 use ignore::gitignore::{Gitignore, GitignoreBuilder};
 
+use super::dockerignore::{self, Dockerignore};
+use super::project::{self, Project};
 use super::{SourceError, failed};
+
+const GIT: &str = ".gitignore";
+const SLUG: &str = ".slugignore";
+const FORGE: &str = ".forgeignore";
+const EXCLUDE: &str = "forge.toml [source] exclude";
+const INCLUDE: &str = "forge.toml [source] include";
 
 const HARD: &[&str] = &[
     ".git",
@@ -79,14 +96,117 @@ const SOFT: &[&str] = &[
     ".dockerignore",
 ];
 
-/// Ignored by git by custom, yet read by the framework when it starts.
-const NEEDED: &[&str] = &[
-    "!/config/database.yml",
-    "!/config/application.yml",
-    "!/config/secrets.yml",
-    "!/config/settings.local.yml",
-    "!local_settings.py",
+/// Ignored by git by custom, yet read by the framework when it starts. Files of
+/// `config/` that have an example beside them belong to it too: [`example_of`].
+const CONFIG: &[&str] = &[
+    "/config/database.yml",
+    "/config/application.yml",
+    "/config/secrets.yml",
+    "/config/settings.local.yml",
+    "/config/storage.yml",
+    "/config/cable.yml",
+    "local_settings.py",
 ];
+
+/// Ignored by git by custom, yet read when the dependencies are installed. Lock
+/// files belong to it too: [`LOCKS`].
+const DEPENDENCIES: &[&str] = &["/Gemfile.local"];
+
+/// What says which dependencies and which versions there are, how the app starts,
+/// and how forge builds it: a `.dockerignore` hides it from the image, not from the
+/// build that it was not written for.
+const MANIFESTS: &[&str] = &[
+    "Gemfile",
+    "Gemfile.local",
+    "Gemfile.lock",
+    "gems.rb",
+    "gems.locked",
+    "*.gemspec",
+    ".ruby-version",
+    "package.json",
+    "package-lock.json",
+    "npm-shrinkwrap.json",
+    "yarn.lock",
+    ".yarnrc",
+    ".yarnrc.yml",
+    "pnpm-lock.yaml",
+    "pnpm-workspace.yaml",
+    "bun.lock",
+    "bun.lockb",
+    ".nvmrc",
+    ".node-version",
+    "pyproject.toml",
+    "uv.lock",
+    "poetry.lock",
+    "pdm.lock",
+    "pylock*.toml",
+    "Pipfile",
+    "Pipfile.lock",
+    "requirements*.txt",
+    "requirements*.in",
+    "requirements/*.txt",
+    "requirements/*.in",
+    "constraints*.txt",
+    "setup.py",
+    "setup.cfg",
+    "MANIFEST.in",
+    ".python-version",
+    "runtime.txt",
+    ".tool-versions",
+    "mise.toml",
+    ".mise.toml",
+    "Procfile",
+    "project.toml",
+    "/forge.toml",
+    "/.forge/buildpacks/**",
+];
+
+/// What a Python project names in its metadata: without it, it cannot be installed.
+const METADATA: &[&str] = &["/README*", "/LICENSE*", "/LICENCE*", "/COPYING*", "/NOTICE*"];
+
+/// A lock file that git ignores counts when its manifest does, and none of the files
+/// that would say otherwise. Lock, manifest, the others.
+pub(super) const LOCKS: &[(&str, &str, &[&str])] = &[
+    ("Gemfile.lock", "Gemfile", &[]),
+    ("package-lock.json", "package.json", JAVASCRIPT_LOCKS),
+    ("yarn.lock", "package.json", JAVASCRIPT_LOCKS),
+    ("pnpm-lock.yaml", "package.json", JAVASCRIPT_LOCKS),
+    ("uv.lock", "pyproject.toml", &["poetry.lock", "pdm.lock", "pylock.toml", "requirements.txt"]),
+];
+
+const JAVASCRIPT_LOCKS: &[&str] = &[
+    "package-lock.json",
+    "npm-shrinkwrap.json",
+    "yarn.lock",
+    "pnpm-lock.yaml",
+    "bun.lock",
+    "bun.lockb",
+];
+
+/// Without these there is no app: a `.dockerignore` that hides one of them is for
+/// images that do not hold the app.
+const HEARTS: &[&str] = &["manage.py", "config/application.rb", "config.ru"];
+
+/// Who had the last word about a path.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum By {
+    /// No rule spoke.
+    Nobody,
+    /// What is built in, hard or soft.
+    BuiltIn,
+    /// A `.gitignore` file.
+    Git,
+    /// The `.dockerignore` file.
+    Docker,
+    /// Frameworks, which read it when they start: in, though git or docker ignores it.
+    Framework,
+    /// The dependencies, which cannot be installed without: likewise.
+    Dependencies,
+    /// `.slugignore`, `project.toml`, `.forgeignore` or `[source] exclude`.
+    User,
+    /// `[source] include`.
+    Include,
+}
 
 /// Why a path is in or out.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -95,36 +215,68 @@ pub struct Decision {
     pub included: bool,
     /// The rule that decided and where it stands; empty when no rule spoke.
     pub rule: String,
+    /// Whose rule it is.
+    pub by: By,
+    /// The rule that would leave the path out, if frameworks or dependencies did not
+    /// need it.
+    pub overruled: Option<String>,
 }
 
-/// All rules but those of `.gitignore` files, which are read on the way.
+/// Whether configuration that is ignored and lies on the disk counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum IgnoredConfig {
+    /// It does, as frameworks read it.
+    Counts,
+    /// It stays out: on a machine that builds for others, it has no place.
+    StaysOut,
+}
+
+/// The rules that do not stand in the app's own ignore files.
 #[derive(Clone, Debug)]
 pub struct Rules {
     hard: Gitignore,
     soft: Gitignore,
-    needed: Gitignore,
+    config: Gitignore,
+    dependencies: Gitignore,
+    manifests: Gitignore,
     exclude: Gitignore,
     include: Gitignore,
+    pub(super) ignored_config: IgnoredConfig,
 }
 
-/// The rules of one ignore file.
+/// The rules with those of the files at the app's root.
+#[derive(Clone, Debug)]
+pub(super) struct AppRules<'a> {
+    pub(super) rules: &'a Rules,
+    metadata: Gitignore,
+    docker: Option<Dockerignore>,
+    /// What the `.dockerignore` that is not used hides.
+    pub(super) unfit: Option<String>,
+    slug: Gitignore,
+    project: Project,
+    forge: Gitignore,
+}
+
+/// The rules of one `.gitignore` file.
 #[derive(Clone, Debug)]
 pub(super) struct Nested {
     folder: String,
     origin: String,
-    late: bool,
     rules: Gitignore,
 }
 
 impl Default for Rules {
     fn default() -> Rules {
         // The built-in patterns parse: a test builds them.
-        Rules::new(&[], &[]).unwrap_or_else(|_| Rules {
+        Rules::new(&[], &[], IgnoredConfig::Counts).unwrap_or_else(|_| Rules {
             hard: Gitignore::empty(),
             soft: Gitignore::empty(),
-            needed: Gitignore::empty(),
+            config: Gitignore::empty(),
+            dependencies: Gitignore::empty(),
+            manifests: Gitignore::empty(),
             exclude: Gitignore::empty(),
             include: Gitignore::empty(),
+            ignored_config: IgnoredConfig::Counts,
         })
     }
 }
@@ -134,13 +286,21 @@ impl Rules {
     ///
     /// # Errors
     /// A pattern that does not parse.
-    pub fn new(include: &[String], exclude: &[String]) -> Result<Rules, SourceError> {
+    pub fn new(
+        include: &[String],
+        exclude: &[String],
+        ignored_config: IgnoredConfig,
+    ) -> Result<Rules, SourceError> {
+        let built_in = |patterns: &[&str]| matcher("built in", patterns.iter().copied());
         Ok(Rules {
-            hard: matcher("built in", HARD.iter().copied())?,
-            soft: matcher("built in", SOFT.iter().copied())?,
-            needed: matcher("built in", NEEDED.iter().copied())?,
-            exclude: matcher("forge.toml [source] exclude", exclude.iter().map(String::as_str))?,
-            include: matcher("forge.toml [source] include", include.iter().map(String::as_str))?,
+            hard: built_in(HARD)?,
+            soft: built_in(SOFT)?,
+            config: built_in(CONFIG)?,
+            dependencies: built_in(DEPENDENCIES)?,
+            manifests: built_in(MANIFESTS)?,
+            exclude: matcher(EXCLUDE, exclude.iter().map(String::as_str))?,
+            include: matcher(INCLUDE, include.iter().map(String::as_str))?,
+            ignored_config,
         })
     }
 
@@ -157,79 +317,171 @@ impl Rules {
         Ok(self)
     }
 
-    /// The ignore files that stand in the folder `below` of `root`.
-    pub(super) fn nested(&self, root: &Path, below: &str) -> Result<Vec<Nested>, SourceError> {
-        let mut found = Vec::new();
-        let names: &[&str] =
-            if below.is_empty() { &[".gitignore", ".forgeignore"] } else { &[".gitignore"] };
-        for name in names {
-            let path = root.join(below).join(name);
-            let text = match fs::read_to_string(&path) {
-                Ok(text) => text,
-                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-                Err(error) => return Err(failed("read", &path)(error)),
-            };
-            let origin =
-                if below.is_empty() { (*name).to_owned() } else { format!("{below}/{name}") };
-            let rules = matcher(&origin, text.lines())?;
-            found.push(Nested {
-                folder: below.to_owned(),
-                origin,
-                late: *name == ".forgeignore",
-                rules,
-            });
+    /// With the rules of the files at the app's root.
+    pub(super) fn of_app(&self, root: &Path) -> Result<AppRules<'_>, SourceError> {
+        let text = |name: &str| read(&root.join(name));
+        let (slug, forge) = (text(SLUG)?, text(FORGE)?);
+        let own_files = slug.is_some() || forge.is_some();
+        // As Heroku has it, `!` means nothing in a `.slugignore`.
+        let slug = slug.unwrap_or_default();
+        let slug = matcher(SLUG, slug.lines().filter(|line| !line.starts_with('!')))?;
+        let forge = matcher(FORGE, forge.unwrap_or_default().lines())?;
+        let descriptor = root.join(project::NAME);
+        // One that is no text is somebody else's.
+        let descriptor = if descriptor.is_file() {
+            fs::read(&descriptor).map_err(failed("read", &descriptor))?
+        } else {
+            Vec::new()
+        };
+        let project = Project::parse(&String::from_utf8_lossy(&descriptor))?;
+        let mut unfit = None;
+        let mut docker = None;
+        // Whoever says what is in forge's image does not mean Docker's as well.
+        if !own_files
+            && project.is_empty()
+            && self.exclude.is_empty()
+            && self.include.is_empty()
+            && let Some(text) = text(dockerignore::NAME)?
+        {
+            let found = Dockerignore::parse(&text)?;
+            let hides = |path: &&&str| found.excludes(path).is_some() && root.join(path).is_file();
+            unfit = HEARTS.iter().find(hides).map(|&path| path.to_owned());
+            docker = Some(found).filter(|_| unfit.is_none());
         }
-        Ok(found)
+        let python = ["pyproject.toml", "setup.py"].iter().any(|name| root.join(name).is_file());
+        let metadata = if python { METADATA } else { &[] };
+        let metadata = matcher("built in", metadata.iter().copied())?;
+        Ok(AppRules { rules: self, metadata, docker, unfit, slug, project, forge })
+    }
+}
+
+impl AppRules<'_> {
+    /// The `.gitignore` file that stands in the folder `below` of `root`.
+    pub(super) fn nested(&self, root: &Path, below: &str) -> Result<Option<Nested>, SourceError> {
+        let Some(text) = read(&root.join(below).join(GIT))? else { return Ok(None) };
+        let origin = if below.is_empty() { GIT.to_owned() } else { format!("{below}/{GIT}") };
+        let rules = matcher(&origin, text.lines())?;
+        Ok(Some(Nested { folder: below.to_owned(), origin, rules }))
     }
 
     /// Whether a folder that is excluded must be looked into all the same.
-    pub(super) fn may_include_below(&self, path: &str) -> bool {
-        (!self.include.is_empty() || path == "config")
-            && !self.hard.matched_path_or_any_parents(path, true).is_ignore()
+    pub(super) fn may_include_below(&self, path: &str, decision: &Decision) -> bool {
+        if self.rules.hard.matched_path_or_any_parents(path, true).is_ignore() {
+            return false;
+        }
+        let kept_from_docker = |docker: &Dockerignore| {
+            docker.may_keep_below(path) || path == ".forge" || path.starts_with(".forge/")
+        };
+        !self.rules.include.is_empty()
+            || path == "config"
+            || decision.by == By::Docker && self.docker.as_ref().is_some_and(kept_from_docker)
     }
 
     pub(super) fn decide(&self, path: &str, is_folder: bool, nested: &[Nested]) -> Decision {
-        if let Match::Ignore(glob) = self.hard.matched_path_or_any_parents(path, is_folder) {
-            return Decision { included: false, rule: format!("{} (always)", glob.original()) };
+        let rules = self.rules;
+        if let Match::Ignore(glob) = rules.hard.matched_path_or_any_parents(path, is_folder) {
+            return said(false, glob.original(), "always", By::BuiltIn);
         }
-        let mut decision = Decision { included: true, rule: String::new() };
-        let mut apply = |rules: &Gitignore, path: &str, origin: &str| {
+        let mut decision =
+            Decision { included: true, rule: String::new(), by: By::Nobody, overruled: None };
+        let apply = |decision: &mut Decision, rules: &Gitignore, path, origin: &str, by| {
             match rules.matched_path_or_any_parents(path, is_folder) {
                 Match::None => {}
-                Match::Ignore(glob) => {
-                    decision = Decision {
-                        included: false,
-                        rule: format!("{} ({origin})", glob.original()),
-                    };
-                }
-                Match::Whitelist(glob) => {
-                    // A `!` matters only where an earlier rule has excluded.
-                    if !decision.included {
-                        decision = Decision {
-                            included: true,
-                            rule: format!("{} ({origin})", glob.original()),
-                        };
-                    }
-                }
+                Match::Ignore(glob) => *decision = said(false, glob.original(), origin, by),
+                // A `!` matters only where an earlier rule has excluded.
+                Match::Whitelist(_) if decision.included => {}
+                Match::Whitelist(glob) => *decision = said(true, glob.original(), origin, by),
             }
         };
-        apply(&self.soft, path, "built in");
-        for file in nested.iter().filter(|file| !file.late) {
+        apply(&mut decision, &rules.soft, path, "built in", By::BuiltIn);
+        for file in nested {
             let inside = path.strip_prefix(&file.folder).unwrap_or(path).trim_start_matches('/');
-            apply(&file.rules, inside, &file.origin);
+            apply(&mut decision, &file.rules, inside, &file.origin, By::Git);
         }
-        apply(&self.needed, path, "frameworks need it");
-        for file in nested.iter().filter(|file| file.late) {
-            apply(&file.rules, path, &file.origin);
+        if let Some(docker) = &self.docker {
+            self.apply_docker(docker, &mut decision, path);
         }
-        apply(&self.exclude, path, "forge.toml [source] exclude");
-        if let Match::Ignore(glob) = self.include.matched_path_or_any_parents(path, is_folder) {
-            decision = Decision {
-                included: true,
-                rule: format!("{} (forge.toml [source] include)", glob.original()),
-            };
+        if !is_folder && !decision.included && matches!(decision.by, By::Git | By::Docker) {
+            self.apply_needed(&mut decision, path);
+        }
+        apply(&mut decision, &self.slug, path, SLUG, By::User);
+        // `!` takes back what stands above it in the descriptor, and no more.
+        let descriptor = &self.project;
+        if let Match::Ignore(glob) = descriptor.exclude.matched_path_or_any_parents(path, is_folder)
+        {
+            decision = said(false, glob.original(), project::NAME, By::User);
+        }
+        let wanted = descriptor.include.is_empty()
+            || is_folder
+            || descriptor.include.matched_path_or_any_parents(path, false).is_ignore();
+        if !wanted {
+            decision = said(false, "not in `include`", project::NAME, By::User);
+        }
+        apply(&mut decision, &self.forge, path, FORGE, By::User);
+        apply(&mut decision, &rules.exclude, path, EXCLUDE, By::User);
+        if let Match::Ignore(glob) = rules.include.matched_path_or_any_parents(path, is_folder) {
+            decision = said(true, glob.original(), INCLUDE, By::Include);
         }
         decision
+    }
+
+    /// A `.dockerignore` only ever leaves out, and not what says how to build.
+    fn apply_docker(&self, docker: &Dockerignore, decision: &mut Decision, path: &str) {
+        let Some(hit) = docker.excludes(path).filter(|_| decision.included) else { return };
+        let is = |rules: &Gitignore| rules.matched_path_or_any_parents(path, false).is_ignore();
+        // One in a folder that is left out whole is left out with it.
+        let seen = !path.contains('/') || hit.by_name || path.starts_with(".forge/");
+        *decision = if (is(&self.rules.manifests) && seen) || is(&self.metadata) {
+            let rule = format!("{}, which does not hide what the build reads", dockerignore::NAME);
+            said(true, hit.rule, &rule, By::Dependencies)
+        } else {
+            said(false, hit.rule, dockerignore::NAME, By::Docker)
+        };
+    }
+
+    fn apply_needed(&self, decision: &mut Decision, path: &str) {
+        let needed = [
+            (&self.rules.config, By::Framework, self.rules.ignored_config == IgnoredConfig::Counts),
+            (&self.rules.dependencies, By::Dependencies, true),
+        ];
+        for (rules, by, counts) in needed {
+            if let Match::Ignore(glob) = rules.matched(path, false)
+                && counts
+            {
+                decision.needed(glob.original(), by);
+                return;
+            }
+        }
+    }
+}
+
+impl Decision {
+    /// Takes the path in after all, for the sake of `rule`.
+    pub(super) fn needed(&mut self, rule: &str, by: By) {
+        let reader = if by == By::Framework { "frameworks need it" } else { "the build needs it" };
+        let overruled = std::mem::take(&mut self.rule);
+        *self = Decision { overruled: Some(overruled), ..said(true, rule, reader, by) };
+    }
+}
+
+fn said(included: bool, rule: &str, origin: &str, by: By) -> Decision {
+    Decision { included, rule: format!("{rule} ({origin})"), by, overruled: None }
+}
+
+/// The example that stands beside a file of `config/`, among these names: then the
+/// file is one that everybody makes for themselves.
+pub(super) fn example_of<'a>(path: &str, names: &'a BTreeSet<String>) -> Option<&'a String> {
+    let stem = path.strip_prefix("config/")?.strip_suffix(".yml")?;
+    ["yml.example", "example.yml", "yml.sample", "sample.yml"]
+        .iter()
+        .find_map(|ending| names.get(&format!("{stem}.{ending}")))
+}
+
+fn read(path: &Path) -> Result<Option<String>, SourceError> {
+    match fs::read_to_string(path) {
+        Ok(text) => Ok(Some(text)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(failed("read", path)(error)),
     }
 }
 
@@ -273,29 +525,28 @@ mod tests {
 
     #[test]
     fn built_in_rules_parse() {
-        assert!(Rules::new(&[], &[]).is_ok());
+        assert!(Rules::new(&[], &[], IgnoredConfig::Counts).is_ok());
+        assert!(matcher("t", METADATA.iter().copied()).is_ok());
     }
 
     #[test]
     fn decisions_name_their_rule() {
         let rules = Rules::default();
+        let nowhere = tempfile::tempdir().expect("a folder");
+        let rules = rules.of_app(nowhere.path()).expect("no files");
         let decision = rules.decide("config/master.key", false, &[]);
-        assert_eq!(
-            decision,
-            Decision { included: false, rule: "/config/master.key (built in)".to_owned() }
-        );
-        assert_eq!(
-            rules.decide("a/b.py", false, &[]),
-            Decision { included: true, rule: String::new() }
-        );
+        assert_eq!(decision, said(false, "/config/master.key", "built in", By::BuiltIn));
+        assert_eq!(decision.rule, "/config/master.key (built in)");
+        let decision = rules.decide("a/b.py", false, &[]);
+        assert_eq!((decision.included, decision.rule.as_str()), (true, ""));
         let ignored = Nested {
             folder: String::new(),
             origin: ".gitignore".to_owned(),
-            late: false,
             rules: matcher("t", ["/config/*.yml"].into_iter()).expect("parses"),
         };
         let decision = rules.decide("config/database.yml", false, &[ignored]);
-        assert_eq!(decision.rule, "!/config/database.yml (frameworks need it)");
+        assert_eq!(decision.rule, "/config/database.yml (frameworks need it)");
+        assert_eq!(decision.overruled.as_deref(), Some("/config/*.yml (.gitignore)"));
         assert!(decision.included);
     }
 }

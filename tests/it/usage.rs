@@ -63,6 +63,51 @@ fn words_that_cannot_be_meant() {
 }
 
 #[test]
+fn ignored_configuration_may_stay_out() {
+    let app = small(&[
+        (".gitignore", "/config/*.yml\n"),
+        (".dockerignore", "docs\n"),
+        ("config/database.yml", "production: {}\n"),
+        ("docs/a.md", ""),
+    ]);
+    let forge = Forge::new(&warm().0);
+    let name = app.display().to_string();
+    let run = |words: &[&str], more: &[&str]| {
+        let output = forge.run(&[words, more].concat());
+        assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+        (text(&output.stdout), text(&output.stderr))
+    };
+    let plan = |more: &[&str]| run(&["plan", &name, "--files"], more).0;
+    let story = |more: &[&str]| run(&["build", &name], more).1;
+    let (files, told) = (plan(&[]), story(&[]));
+    assert!(files.contains("+ config/database.yml  (/config/database.yml (frameworks need it))"));
+    assert!(files.contains("- docs/  (docs (.dockerignore))"), "{files}");
+    assert!(told.contains("`config/database.yml` is ignored and goes into the image"), "{told}");
+    assert!(told.contains(".dockerignore leaves one folder out"), "{told}");
+    let (files, told) = (plan(&["--no-ignored-config"]), story(&["--no-ignored-config"]));
+    assert!(files.contains("- config/database.yml  (/config/*.yml (.gitignore))"), "{files}");
+    assert!(!told.contains("database.yml"), "{told}");
+    fs::write(app.join("forge.toml"), "[source]\nignored_config = false\n").unwrap();
+    assert_eq!(plan(&[]).replace("+ forge.toml\n", ""), files);
+}
+
+#[test]
+fn a_lock_that_a_rule_hides_is_named() {
+    let app = app(
+        "hidden",
+        &[("Gemfile", "source 'x'\n"), ("Gemfile.lock", "GEM\n"), (".slugignore", "*.lock\n")],
+    );
+    let output = Forge::new(&warm().0).run(&["plan", &app.display().to_string()]);
+    let story = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{story}");
+    assert!(story.contains("there is a Gemfile and no Gemfile.lock"), "{story}");
+    assert!(
+        story.contains("`Gemfile.lock` is there, and a rule leaves it out: *.lock (.slugignore)"),
+        "{story}"
+    );
+}
+
+#[test]
 fn what_forge_writes_does_not_come_into_the_image() {
     let app = small(&[]);
     let forge = Forge::new(&app.join("store"));
