@@ -6,12 +6,13 @@
 //! own in `registry`; it shares this connection pool.
 
 use std::io::{self, Read, Write};
+use std::net::IpAddr;
 use std::thread;
 use std::time::Duration;
 
-use reqwest::StatusCode;
 use reqwest::blocking::{Client, Response};
 use reqwest::redirect::Policy;
+use reqwest::{StatusCode, Url};
 use thiserror::Error;
 
 /// Tries in all, the first included.
@@ -101,23 +102,38 @@ pub fn client(silence: Option<Duration>) -> Result<Client, DownloadError> {
     new_client(silence, Policy::limited(REDIRECTS))
 }
 
-/// A client for pulling from registries, which redirect to stores of blobs: a redirect from
-/// https to http is refused. Credentials are not sent to another host by either client.
+/// A client for pulling from registries, which redirect to stores of blobs: a redirect out of
+/// TLS, or to the addresses where clouds keep a machine's secrets, is refused. Credentials are
+/// not sent to another host by either client.
 ///
 /// # Errors
 /// The machine's certificate roots cannot be used.
 pub fn client_for_pulls() -> Result<Client, DownloadError> {
-    let policy = Policy::custom(|attempt| {
-        let secure = attempt.previous().iter().any(|url| url.scheme() == "https");
-        if attempt.previous().len() > REDIRECTS {
-            attempt.error("too many redirects")
-        } else if secure && attempt.url().scheme() != "https" {
-            attempt.error("a redirect leads from https to http")
-        } else {
-            attempt.follow()
-        }
+    let policy = Policy::custom(|attempt| match may_follow(attempt.previous(), attempt.url()) {
+        Ok(()) => attempt.follow(),
+        Err(problem) => attempt.error(problem),
     });
     new_client(Some(SILENCE), policy)
+}
+
+/// Whether the addresses of `previous` may send us on to `next`.
+fn may_follow(previous: &[Url], next: &Url) -> Result<(), &'static str> {
+    let was_secure = previous.iter().any(|url| url.scheme() == "https");
+    let address = next.host_str().map(|host| host.trim_matches(['[', ']']).parse::<IpAddr>());
+    let is_link_local = match address {
+        Some(Ok(IpAddr::V4(address))) => address.is_link_local(),
+        Some(Ok(IpAddr::V6(address))) => address.is_unicast_link_local(),
+        _ => false,
+    };
+    if previous.len() > REDIRECTS {
+        Err("too many redirects")
+    } else if was_secure && next.scheme() != "https" {
+        Err("a redirect leads from https to http")
+    } else if is_link_local {
+        Err("a redirect leads to a link-local address")
+    } else {
+        Ok(())
+    }
 }
 
 fn new_client(silence: Option<Duration>, redirects: Policy) -> Result<Client, DownloadError> {
@@ -210,5 +226,31 @@ impl Downloads {
             writer.write_all(&buffer[..length]).map_err(broken)?;
             progress(length as u64);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(previous: &[&str], next: &str, expected: Result<(), &str>) {
+        let url = |text: &str| Url::parse(text).expect("an address");
+        let previous: Vec<Url> = previous.iter().map(|text| url(text)).collect();
+        assert_eq!(may_follow(&previous, &url(next)), expected, "{next}");
+    }
+
+    #[test]
+    fn redirects() {
+        check(&["https://a.example/x"], "https://cdn.example/y", Ok(()));
+        check(&["http://a.example/x"], "https://cdn.example/y", Ok(()));
+        check(&["http://localhost:5000/x"], "http://10.0.0.1/y", Ok(()));
+        let left = Err("a redirect leads from https to http");
+        check(&["https://a.example/x"], "http://a.example/x", left);
+        check(&["http://a.example/x", "https://b.example/x"], "http://a.example/x", left);
+        let local = Err("a redirect leads to a link-local address");
+        check(&["http://a.example/x"], "http://169.254.169.254/latest", local);
+        check(&["https://a.example/x"], "https://[fe80::1]/x", local);
+        check(&["http://a.example/"; 11], "http://a.example/", Err("too many redirects"));
     }
 }

@@ -1,11 +1,9 @@
 //! Pushing to a real registry that asks for a password.
 
 use std::fs;
-use std::process::{Command, Stdio};
+use std::process::Command;
 
-use crate::support::{
-    Forge, Server, folder, get, give, have, need_root, ok, port, text, wait, warm,
-};
+use crate::support::{Forge, folder, give, have, need_root, ok, registry, text, warm};
 
 #[test]
 fn push_with_a_password() {
@@ -14,23 +12,7 @@ fn push_with_a_password() {
     }
     let (store, app, digest) = warm();
     let folder = folder("registry");
-    let passwords = ok(Command::new("htpasswd").args(["-Bbn", "user", "secret"]));
-    fs::write(folder.join("htpasswd"), passwords).unwrap();
-    let port = port();
-    let root = folder.display();
-    let config = format!(
-        "version: 0.1\nstorage:\n  filesystem:\n    rootdirectory: {root}/data\nhttp:\n  addr: 127.0.0.1:{port}\n\
-         auth:\n  htpasswd:\n    realm: test\n    path: {root}/htpasswd\n"
-    );
-    fs::write(folder.join("config.yml"), config).unwrap();
-    let _registry = Server::start(
-        Command::new("docker-registry")
-            .arg("serve")
-            .arg(folder.join("config.yml"))
-            .stdout(Stdio::null())
-            .stderr(Stdio::null()),
-    );
-    wait("the registry's start", || get(port, "/v2/").is_some());
+    let (_registry, port) = registry(&folder);
 
     let tag = format!("127.0.0.1:{port}/team/logbook:v1");
     let app = app.display().to_string();

@@ -301,6 +301,28 @@ impl Drop for Server {
     }
 }
 
+/// A registry of our own in `folder`, for `user` with the password `secret`, and its port.
+pub fn registry(folder: &Path) -> (Server, u16) {
+    let passwords = ok(Command::new("htpasswd").args(["-Bbn", "user", "secret"]));
+    fs::write(folder.join("htpasswd"), passwords).unwrap();
+    let port = port();
+    let root = folder.display();
+    let config = format!(
+        "version: 0.1\nstorage:\n  filesystem:\n    rootdirectory: {root}/data\nhttp:\n  addr: 127.0.0.1:{port}\n\
+         auth:\n  htpasswd:\n    realm: test\n    path: {root}/htpasswd\n"
+    );
+    fs::write(folder.join("config.yml"), config).unwrap();
+    let server = Server::start(
+        Command::new("docker-registry")
+            .arg("serve")
+            .arg(folder.join("config.yml"))
+            .stdout(Stdio::null())
+            .stderr(Stdio::null()),
+    );
+    wait("the registry's start", || get(port, "/v2/").is_some());
+    (server, port)
+}
+
 /// A PostgreSQL cluster of our own.
 pub struct Postgres {
     pub url: String,
