@@ -337,7 +337,11 @@ fn hints(chain: &[&Buildpack], facts: &Facts) -> Vec<Hint> {
         .iter()
         .rev()
         .flat_map(|buildpack| &buildpack.hints)
-        .map(|hint| Hint { pattern: text(&hint.pattern, facts), advice: text(&hint.advice, facts) })
+        .map(|hint| Hint {
+            pattern: text(&hint.pattern, facts),
+            advice: text(&hint.advice, facts),
+            known: hint.known.clone(),
+        })
         .collect()
 }
 
