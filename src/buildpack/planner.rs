@@ -362,7 +362,11 @@ fn hints(chain: &[&Buildpack], facts: &Facts) -> Vec<Hint> {
         .iter()
         .rev()
         .flat_map(|buildpack| &buildpack.hints)
-        .map(|hint| Hint { pattern: text(&hint.pattern, facts), advice: text(&hint.advice, facts) })
+        .map(|hint| Hint {
+            pattern: text(&hint.pattern, facts),
+            advice: text(&hint.advice, facts),
+            known: hint.known.clone(),
+        })
         .collect()
 }
 
@@ -543,7 +547,7 @@ mod tests {
         )
         .expect_err("refused")
         .to_string();
-        assert!(error.starts_with("Gemfile.lock:9: Gemfile.lock has no platform"), "{error}");
+        assert!(error.starts_with("Gemfile.lock:9: there is no platform"), "{error}");
     }
 
     #[test]
@@ -637,6 +641,7 @@ mod tests {
         refused("ruby.stale", "Gemfile has `a`", "there:1: Gemfile has `a`");
         refused("ruby.path.outside", "../a", "there:1: gems come from `../a`");
         refused("ruby.unsupported", "Rails 5.2 runs", "there:1: Rails 5.2 runs");
+        refused("ruby.requirement", "3.4.8", "there:1: no Debian release has a Ruby");
         let mut django = django();
         django.insert("ruby.gemfile", "Gemfile", "Gemfile");
         django.insert("ruby.broken", "a merge conflict", "Gemfile.lock:2");

@@ -48,7 +48,7 @@
 //! | `ruby.checksums` | `all` or `some`: how many of the gems of servers have one in the lock |
 //! | `ruby.vendor` | `vendor/cache`, when gems are in it |
 //! | `ruby.platforms` | the platforms of the lock |
-//! | `ruby.platform.missing` | what to do, when the lock is for neither `ruby` nor `x86_64-linux` |
+//! | `ruby.platform.missing` | what it is for, when the lock is for neither `ruby` nor `x86_64-linux` |
 //! | `ruby.git`, `ruby.path` | the first such source of gems |
 //! | `ruby.path.outside` | the first folder of gems that are installed and not among the app's files |
 //! | `rack.config`, `puma.config` | the path: `config.ru`, `config/puma.rb` |

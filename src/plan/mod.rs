@@ -228,6 +228,10 @@ pub struct Hint {
     pub pattern: String,
     /// Advice; `$1` stands for the first group of the pattern.
     pub advice: String,
+    /// What `$known` stands for, by what a group found; where there is any, the
+    /// hint holds for these words alone.
+    #[serde(default)]
+    pub known: BTreeMap<String, String>,
 }
 
 /// Why steps do not form a plan.

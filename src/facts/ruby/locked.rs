@@ -114,11 +114,7 @@ fn platforms(lock: &Lock, manifest: &Manifest, at: &dyn Fn(usize) -> String, fac
     let names: Vec<&str> = lock.platforms.iter().map(|(name, _)| name.as_str()).collect();
     facts.insert("ruby.platforms", names.join("\n"), at(*line));
     if !names.iter().any(|name| *name == "ruby" || is_ours(name)) {
-        let message = format!(
-            "{} is for {} only: run `bundle lock --add-platform x86_64-linux`",
-            manifest.lock,
-            names.join(", ")
-        );
+        let message = format!("{} is for {} only", manifest.lock, names.join(", "));
         facts.insert("ruby.platform.missing", message, at(*line));
     }
 }
