@@ -9,7 +9,7 @@ use std::fs;
 use std::io::Write;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
-use std::path::Path;
+use std::path::{Component, Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use rayon::prelude::*;
@@ -146,10 +146,15 @@ fn copy_ground(base: &Tree, root: &Path, upper: &Path) -> Result<(), EngineError
         let to = upper.join(path);
         match node {
             Node::Symlink { target } => {
+                // By the list alone: a base of others may have links that lead anywhere.
                 let target = Path::new(OsStr::from_bytes(target));
-                let below = path.parent().unwrap_or(Path::new("")).join(target);
-                let inside = target.strip_prefix("/").unwrap_or(&below);
-                if !root.join(inside).is_dir() || fs::symlink_metadata(&to).is_ok() {
+                let Some(inside) = within(path.parent().unwrap_or(Path::new("")), target) else {
+                    continue;
+                };
+                let folder = base.entries.get(inside.as_os_str().as_bytes());
+                if !matches!(folder, Some(Node::Directory { .. }))
+                    || fs::symlink_metadata(&to).is_ok()
+                {
                     continue;
                 }
                 for folder in [to.parent().map(Path::to_owned), Some(upper.join(inside))]
@@ -172,6 +177,21 @@ fn copy_ground(base: &Tree, root: &Path, upper: &Path) -> Result<(), EngineError
         }
     }
     Ok(())
+}
+
+/// Where a link in `folder` leads, from the root; nowhere when that is outside.
+fn within(folder: &Path, target: &Path) -> Option<PathBuf> {
+    let start = if target.is_absolute() { Path::new("") } else { folder };
+    let mut place = start.to_owned();
+    for part in target.components() {
+        match part {
+            Component::Normal(name) => place.push(name),
+            Component::ParentDir if place.pop() => {}
+            Component::ParentDir => return None,
+            Component::RootDir | Component::CurDir | Component::Prefix(_) => {}
+        }
+    }
+    (!place.as_os_str().is_empty()).then_some(place)
 }
 
 /// Removes from `upper` what the base has just so, and gives folders that the
@@ -236,4 +256,36 @@ fn app_user() -> String {
          echo 'app:x:{APP_USER}:' >> /etc/group\n\
          mkdir -p /home/app\n"
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn links_of_a_base_lead_nowhere_outside() {
+        for (folder, target, expected) in [
+            ("", "usr/lib", Some("usr/lib")),
+            ("", "/usr/lib", Some("usr/lib")),
+            ("usr/bin", "../lib/x", Some("usr/lib/x")),
+            ("usr", "../../etc", None),
+            ("usr", "..", None),
+            ("", "/", None),
+        ] {
+            let found = within(Path::new(folder), Path::new(target));
+            assert_eq!(found.as_deref(), expected.map(Path::new), "{folder} {target}");
+        }
+        let folder = tempfile::tempdir().expect("a folder");
+        let (root, upper) = (folder.path().join("root"), folder.path().join("upper"));
+        fs::create_dir_all(root.join("usr/lib")).expect("mkdir");
+        fs::create_dir_all(folder.path().join("outside")).expect("mkdir");
+        symlink("usr/lib", root.join("lib")).expect("link");
+        symlink("../../outside/new", root.join("usr/away")).expect("link");
+        symlink("../outside", root.join("near")).expect("link");
+        let tree = Tree::scan(&root).expect("scan");
+        fs::create_dir(&upper).expect("mkdir");
+        copy_ground(&tree, &root, &upper).expect("copied");
+        assert!(upper.join("lib").is_dir() && fs::symlink_metadata(upper.join("near")).is_err());
+        assert!(!folder.path().join("outside/new").exists());
+    }
 }
