@@ -4,6 +4,7 @@
 #   ruby gem-server.rb MIRROR WORK
 #
 #   WORK/list     what to take; read
+#   WORK/own      folders of gems that are no packages; read
 #   WORK/served   the gems and their index, made anew
 #   WORK/debs, WORK/sources, WORK/updated   downloads, kept for the next time
 #
@@ -313,6 +314,15 @@ def pure_gems_of_ruby
   found
 end
 
+# Gems of one's own, as they are. Their names.
+def own_gems
+  Dir["#{WORK}/own/*/*.gemspec"].sort.map do |path|
+    spec = load_spec(path)
+    pack(spec, File.dirname(path), "own")
+    spec.name
+  end
+end
+
 # Serves what the wanted gems need, in turn, and nothing else: packs Ruby's own
 # pure gems as they are met, and removes what came along with a package.
 def complete(wanted, ruby)
@@ -401,5 +411,5 @@ wanted = download_debs(targets).flat_map do |deb, target|
 end
 pure = pure_gems_of_ruby
 native_gems_of_ruby(from_ruby - pure.keys)
-complete(wanted + from_ruby, pure)
+complete(wanted + from_ruby + own_gems, pure)
 write_index
