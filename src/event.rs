@@ -16,6 +16,8 @@ use crate::digest::Digest;
 pub enum ReusedFrom {
     /// Its result was in the store.
     Store,
+    /// Another machine has published it.
+    Cache,
     /// Its result is pinned in `forge.lock`.
     Lock,
 }

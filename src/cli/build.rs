@@ -154,6 +154,7 @@ impl App {
             },
             downloads: &|| Ok(Downloads::new()?),
             base: chooser.base.map(|base| base.image(&fetch)),
+            cache: None,
             choose: &|step, ground| {
                 let mut lock = shared.lock().unwrap_or_else(PoisonError::into_inner);
                 chooser.choose(step, ground, &mut lock)

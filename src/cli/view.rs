@@ -224,6 +224,7 @@ fn lines(event: &Event) -> Vec<String> {
         Event::StepReused { step, from, .. } => {
             let from = match from {
                 ReusedFrom::Store => "reused",
+                ReusedFrom::Cache => "from the cache",
                 ReusedFrom::Lock => "from forge.lock",
             };
             vec![format!("  {step:<18} {from}")]

@@ -13,12 +13,14 @@
 //! - Reports by events and errors; prints nothing.
 
 mod base;
+mod cached;
 mod command;
 mod error;
 mod hints;
 mod libraries;
 mod made;
 mod network;
+mod pack;
 mod packages;
 mod schedule;
 mod take;
@@ -37,16 +39,17 @@ use crate::digest::{Digest, Fields};
 use crate::download::Downloads;
 use crate::event::{Event, Events, ReusedFrom};
 use crate::image::ImageLayer;
-use crate::layer::{self, Compression, Layer, Owner, Recipe};
+use crate::layer::{Compression, Layer};
 use crate::lock::{Lock, Pin};
 use crate::plan::key::{key, pin_key};
-use crate::plan::{APP_FOLDER, APP_USER, Action, Package, Plan, Step};
+use crate::plan::{Action, Package, Plan, Step};
 use crate::sandbox::{Mode, Running};
 use crate::source::Snapshot;
 use crate::store::{KeyLock, Store, Table};
 use crate::tree::Tree;
 
 pub use base::{BaseImage, Fetch, Ground};
+pub use cached::{Cache, Found, Made};
 pub use error::EngineError;
 use made::made_tree;
 pub use network::Identity;
@@ -78,6 +81,8 @@ pub struct Engine<'a> {
     pub base: Option<BaseImage<'a>>,
     /// For package steps whose packages are known only when others have run.
     pub choose: &'a Choose<'a>,
+    /// What machines share.
+    pub cache: Option<&'a dyn Cache>,
     /// Where a package may be had, best first.
     pub addresses: &'a (dyn Fn(&Package) -> Vec<String> + Sync),
     /// What fetch steps know of this machine's network.
@@ -99,6 +104,8 @@ pub struct Built {
     pub layers: Vec<ImageLayer>,
     /// The trees of all steps.
     pub trees: BTreeMap<String, Digest>,
+    /// The results that a cache may have.
+    pub made: Vec<Made>,
     /// Steps that ran.
     pub ran: usize,
     /// Steps whose result was known.
@@ -133,6 +140,7 @@ impl Engine<'_> {
         let state = State {
             trees: self.plan.steps.iter().map(|_| OnceLock::new()).collect(),
             chosen: self.plan.steps.iter().map(|_| OnceLock::new()).collect(),
+            keys: self.plan.steps.iter().map(|_| OnceLock::new()).collect(),
             ran: AtomicUsize::new(0),
         };
         let mut schedule = Schedule::new(self.plan, self.jobs);
@@ -214,7 +222,8 @@ impl Engine<'_> {
             })
             .flatten()
             .collect();
-        Ok(Built { layers, trees, ran: state.ran.into_inner(), reused })
+        let made = self.made(&state);
+        Ok(Built { layers, trees, made, ran: state.ran.into_inner(), reused })
     }
 
     fn lock(&self) -> MutexGuard<'_, Lock> {
@@ -261,6 +270,7 @@ impl Engine<'_> {
         inputs: &[Digest],
     ) -> Result<(Digest, Known), EngineError> {
         let key = key(step, self.platform, inputs);
+        self.note_key(state, step, key);
         if step.pinned {
             if let Some(tree) = self.pinned(state, step)? {
                 self.store.put(Table::Outputs, &key, &Output { step: step.name.clone(), tree })?;
@@ -298,7 +308,7 @@ impl Engine<'_> {
         if let Some(output) = self.store.get::<Output>(Table::Outputs, key)? {
             return Ok((output.tree, Known::Store));
         }
-        self.run(state, step, key, inputs).map(|tree| (tree, Known::Ran))
+        self.cached_or_run(state, step, key, inputs)
     }
 
     /// Holds a step's key. Locks are taken from a step to its inputs, never back,
@@ -452,6 +462,7 @@ impl Engine<'_> {
             | Action::Libraries { .. }
             | Action::Take { .. } => match self.pinned(state, step)? {
                 Some(tree) => tree,
+                None if self.unpack_known(step, tree)? => *tree,
                 None => self.run(state, step, &name, &inputs)?,
             },
         };
@@ -460,53 +471,6 @@ impl Engine<'_> {
         } else {
             Err(EngineError::Lost { step: step.name.clone(), expected: *tree, found: made })
         }
-    }
-
-    /// Packs the layer, unless an earlier build did.
-    fn layer(&self, state: &State, number: usize) -> Result<Done, EngineError> {
-        let wanted = &self.plan.image.layers[number];
-        let index = self.index(&wanted.step);
-        let Some(tree) = state.trees[index].get() else { return Err(EngineError::Interrupted) };
-        if *tree == Tree::default().digest() {
-            return Ok(Done::NoLayer);
-        }
-        let step = &self.plan.steps[index];
-        if let Action::Image { .. } = step.action {
-            return self.image_layers(step);
-        }
-        let started = Instant::now();
-        let user = APP_USER;
-        let owned = |folder: &str| Owner { folder: folder.to_owned(), user, group: user };
-        let mut owners = vec![owned("home/app")];
-        if wanted.of_app {
-            owners.push(owned(APP_FOLDER));
-        }
-        let recipe = Recipe { owners, compression: self.compression };
-        let key = recipe.key(tree);
-        let report = |layer: &Layer, reused| {
-            self.events.send(Event::LayerPacked {
-                step: wanted.step.clone(),
-                digest: layer.digest,
-                size: layer.size,
-                reused,
-                milliseconds: milliseconds(started),
-            });
-        };
-        if let Some(layer) = self.store.get::<Layer>(Table::Layers, &key)?
-            && self.store.blob_size(&layer.digest)? == Some(layer.size)
-        {
-            report(&layer, true);
-            return Ok(Done::Layers(vec![layer]));
-        }
-        self.ensure_tree(state, index, tree)?;
-        let list = self.store.read_tree(tree)?;
-        let mut blob = self.store.new_blob()?;
-        let root = self.store.tree_path(tree);
-        let layer = layer::pack(&list, &root, &recipe, self.jobs, &mut blob, &|_| {})?;
-        blob.keep(Some((&layer.digest, "the layer")))?;
-        self.store.put(Table::Layers, &key, &layer)?;
-        report(&layer, false);
-        Ok(Done::Layers(vec![layer]))
     }
 
     fn log_path(&self, key: &Digest) -> PathBuf {
@@ -519,6 +483,8 @@ struct State {
     trees: Vec<OnceLock<Digest>>,
     /// Package steps whose packages were chosen while the plan was carried out.
     chosen: Vec<OnceLock<Step>>,
+    /// The keys of steps that have one.
+    keys: Vec<OnceLock<Digest>>,
     /// How many steps have run, those included whose files the store had lost.
     ran: AtomicUsize,
 }
@@ -535,6 +501,7 @@ impl State {
 #[derive(Clone, Copy)]
 enum Known {
     Store,
+    Cache,
     Lock,
     Ran,
 }
@@ -543,6 +510,7 @@ impl Known {
     fn reused(self) -> Option<ReusedFrom> {
         match self {
             Known::Store => Some(ReusedFrom::Store),
+            Known::Cache => Some(ReusedFrom::Cache),
             Known::Lock => Some(ReusedFrom::Lock),
             Known::Ran => None,
         }

@@ -1,0 +1,137 @@
+//! What other machines have built: a cache that knows results by key, and has their
+//! bytes as packed layers.
+//!
+//! - A hit is a record and descriptors. Bytes come only for a step that must run, or
+//!   an output that is written to disk.
+//! - The cache may lose anything at any time: what it cannot give is a miss, and the
+//!   step runs here.
+
+use std::fs::{self, File};
+
+use super::{Engine, EngineError, Known, Output, State};
+use crate::digest::Digest;
+use crate::layer::{Layer, Packed, unpack};
+use crate::plan::{Action, Step};
+use crate::store::Table;
+
+/// A cache that machines share. Failures are misses; it tells of them itself.
+pub trait Cache: Sync {
+    /// What is known under a key.
+    fn find(&self, key: &Digest) -> Option<Found>;
+
+    /// Whether the cache has the bytes of a layer, so that an image can be made of it
+    /// without them being here.
+    fn holds(&self, layer: &Layer) -> bool;
+
+    /// Brings the bytes of a layer into the store; says whether it did.
+    fn fetch(&self, layer: &Layer) -> bool;
+}
+
+/// A result that another machine has published.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Found {
+    /// The result.
+    pub output: Output,
+    /// Its tree, packed: [`crate::layer::Recipe::key`] → layer.
+    pub layers: Vec<(Digest, Layer)>,
+}
+
+/// A result of this build, as a cache wants it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Made {
+    /// The step.
+    pub step: String,
+    /// Its key.
+    pub key: Digest,
+    /// Its tree.
+    pub tree: Digest,
+    /// Whether other machines may need the tree's files: not those of a step that
+    /// takes what others have.
+    pub bytes: bool,
+}
+
+impl Engine<'_> {
+    /// Asks the cache, and notes what it says.
+    pub(super) fn ask_cache(&self, key: &Digest) -> Result<Option<Digest>, EngineError> {
+        let Some(found) = self.cache.and_then(|cache| cache.find(key)) else { return Ok(None) };
+        for (recipe, layer) in &found.layers {
+            if self.store.get::<Layer>(Table::Layers, recipe)?.is_none() {
+                self.store.put(Table::Layers, recipe, layer)?;
+            }
+        }
+        self.store.put(Table::Outputs, key, &found.output)?;
+        Ok(Some(found.output.tree))
+    }
+
+    /// Makes a step's tree from its packed layer, here or in the cache; says whether it
+    /// could. What does not unpack to just this tree does not count.
+    pub(super) fn unpack_known(&self, step: &Step, tree: &Digest) -> Result<bool, EngineError> {
+        let Some(layer) = self.store.get::<Layer>(Table::Layers, &self.recipe(step).key(tree))?
+        else {
+            return Ok(false);
+        };
+        if !self.bring(&layer)? {
+            return Ok(false);
+        }
+        let scratch = self.scratch(step)?;
+        let out = scratch.path().join("out");
+        fs::create_dir_all(&out).map_err(|source| EngineError::Io {
+            action: "make",
+            path: out.clone(),
+            source,
+        })?;
+        let packed = [Packed { digest: layer.digest, diff_id: layer.diff_id }];
+        let open = |digest: &Digest| File::open(self.store.blob_path(digest));
+        let unpacked = unpack(&packed, &out, open, &|_| {});
+        Ok(unpacked.is_ok() && self.store.keep_tree(&out)?.0 == *tree)
+    }
+
+    /// Whether a layer's bytes are in the store, or came there now.
+    fn bring(&self, layer: &Layer) -> Result<bool, EngineError> {
+        if self.store.blob_size(&layer.digest)? == Some(layer.size) {
+            return Ok(true);
+        }
+        Ok(self.cache.is_some_and(|cache| cache.fetch(layer)))
+    }
+
+    /// Notes the key under which a step's result is known.
+    pub(super) fn note_key(&self, state: &State, step: &Step, key: Digest) {
+        // Set once: each step is one task.
+        let _first = state.keys[self.index(&step.name)].set(key);
+    }
+
+    /// The results of all steps that have keys.
+    pub(super) fn made(&self, state: &State) -> Vec<Made> {
+        self.plan
+            .steps
+            .iter()
+            .enumerate()
+            // The layers of a base image are in its own registry.
+            .filter(|(_, step)| !matches!(step.action, Action::Image { .. }))
+            .filter_map(|(index, step)| {
+                Some(Made {
+                    step: step.name.clone(),
+                    key: *state.keys[index].get()?,
+                    tree: *state.trees[index].get()?,
+                    bytes: !matches!(step.action, Action::Take { .. })
+                        || self.plan.image.layers.iter().any(|layer| layer.step == step.name),
+                })
+            })
+            .collect()
+    }
+
+    pub(super) fn cached_or_run(
+        &self,
+        state: &State,
+        step: &Step,
+        key: &Digest,
+        inputs: &[Digest],
+    ) -> Result<(Digest, Known), EngineError> {
+        if !self.check
+            && let Some(tree) = self.ask_cache(key)?
+        {
+            return Ok((tree, Known::Cache));
+        }
+        self.run(state, step, key, inputs).map(|tree| (tree, Known::Ran))
+    }
+}

@@ -1,0 +1,102 @@
+//! Layers of the image: packed here, known from an earlier build, or in a cache.
+
+use std::time::Instant;
+
+use super::{Done, Engine, EngineError, State, milliseconds};
+use crate::digest::Digest;
+use crate::event::Event;
+use crate::layer::{self, Layer, Owner, Recipe};
+use crate::plan::{APP_FOLDER, APP_USER, Action, Step};
+use crate::store::Table;
+use crate::tree::Tree;
+
+impl Engine<'_> {
+    /// Packs the layer, unless an earlier build did or the cache has it.
+    pub(super) fn layer(&self, state: &State, number: usize) -> Result<Done, EngineError> {
+        let wanted = &self.plan.image.layers[number];
+        let index = self.index(&wanted.step);
+        let Some(tree) = state.trees[index].get() else { return Err(EngineError::Interrupted) };
+        if *tree == Tree::default().digest() {
+            return Ok(Done::NoLayer);
+        }
+        let step = &self.plan.steps[index];
+        if let Action::Image { .. } = step.action {
+            return self.image_layers(step);
+        }
+        let started = Instant::now();
+        let key = self.recipe(step).key(tree);
+        let known = match self.store.get::<Layer>(Table::Layers, &key)? {
+            Some(layer) => {
+                let here = self.store.blob_size(&layer.digest)? == Some(layer.size);
+                (here || self.cache.is_some_and(|cache| cache.holds(&layer))).then_some(layer)
+            }
+            None => None,
+        };
+        let (layer, reused) = match known {
+            Some(layer) => (layer, true),
+            None => {
+                self.ensure_tree(state, index, tree)?;
+                (self.pack(step, tree)?, false)
+            }
+        };
+        self.events.send(Event::LayerPacked {
+            step: wanted.step.clone(),
+            digest: layer.digest,
+            size: layer.size,
+            reused,
+            milliseconds: milliseconds(started),
+        });
+        Ok(Done::Layers(vec![layer]))
+    }
+
+    /// How a step's tree is packed: as the image wants it, when it is one of its layers.
+    pub(super) fn recipe(&self, step: &Step) -> Recipe {
+        let user = APP_USER;
+        let owned = |folder: &str| Owner { folder: folder.to_owned(), user, group: user };
+        let layer = self.plan.image.layers.iter().find(|layer| layer.step == step.name);
+        let mut owners = vec![owned("home/app")];
+        if layer.is_some_and(|layer| layer.of_app) {
+            owners.push(owned(APP_FOLDER));
+        }
+        Recipe { owners, compression: self.compression }
+    }
+
+    /// Packs a tree that is in the store.
+    pub(super) fn pack(&self, step: &Step, tree: &Digest) -> Result<Layer, EngineError> {
+        let recipe = self.recipe(step);
+        let list = self.store.read_tree(tree)?;
+        let mut blob = self.store.new_blob()?;
+        let root = self.store.tree_path(tree);
+        let layer = layer::pack(&list, &root, &recipe, self.jobs, &mut blob, &|_| {})?;
+        blob.keep(Some((&layer.digest, "the layer")))?;
+        self.store.put(Table::Layers, &recipe.key(tree), &layer)?;
+        Ok(layer)
+    }
+
+    /// A result as a cache keeps it: its tree packed, when it has bytes that others may
+    /// need and that are here.
+    ///
+    /// # Errors
+    /// The tree cannot be packed.
+    pub fn packed(&self, made: &super::Made) -> Result<super::Found, EngineError> {
+        let output = super::Output { step: made.step.clone(), tree: made.tree };
+        let mut layers = Vec::new();
+        let step = &self.plan.steps[self.index(&made.step)];
+        if made.bytes && made.tree != Tree::default().digest() {
+            let key = self.recipe(step).key(&made.tree);
+            let known = self.store.get::<Layer>(Table::Layers, &key)?;
+            let layer = match known {
+                Some(layer)
+                    if self.store.blob_size(&layer.digest)? == Some(layer.size)
+                        || self.cache.is_some_and(|cache| cache.holds(&layer)) =>
+                {
+                    Some(layer)
+                }
+                _ if self.store.has_tree(&made.tree) => Some(self.pack(step, &made.tree)?),
+                _ => None,
+            };
+            layers.extend(layer.map(|layer| (key, layer)));
+        }
+        Ok(super::Found { output, layers })
+    }
+}
