@@ -11,7 +11,9 @@
 //! As inputs are named by content, a step that was run again and gave the same
 //! tree does not make its dependents run again (early cutoff).
 
-use super::{Action, MadeFile, Step};
+use std::collections::BTreeMap;
+
+use super::{Action, MadeFile, Plan, Step};
 use crate::digest::{Digest, Fields};
 
 /// Bumped whenever the meaning of a key changes; every old result is then
@@ -40,6 +42,36 @@ pub fn pin_key(step: &Step, platform: &str, sources: &[Digest]) -> Digest {
     for source in sources {
         fields.digest(source);
     }
+    fields.finish()
+}
+
+/// The name of all that a plan makes, known before anything is: from the steps as they
+/// are planned, the files of the app that they see (`sources`: step → tree), and the
+/// lock, which says what everything else stands for.
+#[must_use]
+pub fn deep_key(
+    plan: &Plan,
+    platform: &str,
+    sources: &BTreeMap<String, Digest>,
+    lock: &str,
+) -> Digest {
+    let mut fields = Fields::new("forge-image");
+    fields.number(plan.steps.len() as u64);
+    for step in &plan.steps {
+        let own = definition(step, platform).finish();
+        fields.text(&step.name).digest(&own).texts(step.root.iter().map(String::as_str));
+        if let Some(source) = sources.get(&step.name) {
+            fields.digest(source);
+        }
+        if let Action::Packages { names, linked, .. } = &step.action {
+            fields.texts(names.iter().map(String::as_str)).text(linked.as_deref().unwrap_or(""));
+        }
+    }
+    fields.number(plan.image.layers.len() as u64);
+    for layer in &plan.image.layers {
+        fields.text(&layer.step).text(if layer.of_app { "of app" } else { "" });
+    }
+    fields.text(lock);
     fields.finish()
 }
 
@@ -117,6 +149,27 @@ mod tests {
         let mut changed = step("a", &["base"]);
         change(&mut changed);
         (key(&step("a", &["base"]), "linux/amd64", &inputs), key(&changed, "linux/amd64", &inputs))
+    }
+
+    #[test]
+    fn what_a_whole_plan_is_named_by() {
+        use super::super::ImageRecipe;
+        let recipe = || ImageRecipe {
+            layers: Vec::new(),
+            environment: BTreeMap::new(),
+            processes: BTreeMap::new(),
+            labels: BTreeMap::new(),
+        };
+        let plan = |steps| Plan::new(steps, recipe()).expect("a plan");
+        let sources = |text: &str| BTreeMap::from([("a".to_owned(), Digest::of(text.as_bytes()))]);
+        let one = plan(vec![step("a", &[]), step("b", &["a"])]);
+        let key = |plan: &Plan, source, lock| deep_key(plan, "linux/amd64", &sources(source), lock);
+        let known = key(&one, "1", "lock");
+        assert_eq!(known, key(&one, "1", "lock"));
+        assert_ne!(known, key(&one, "2", "lock"));
+        assert_ne!(known, key(&one, "1", "another"));
+        assert_ne!(known, key(&plan(vec![step("a", &[]), step("b", &[])]), "1", "lock"));
+        assert_ne!(known, deep_key(&one, "linux/arm64", &sources("1"), "lock"));
     }
 
     #[track_caller]

@@ -12,6 +12,7 @@
 //! - No mounts, no chunks, no shared cache yet.
 
 mod credentials;
+mod entry;
 #[cfg(test)]
 mod fake;
 mod manifest;
@@ -33,6 +34,7 @@ use crate::image::{Image, MANIFEST_TYPE};
 use crate::store::{Store, StoreError};
 
 pub use credentials::Credentials;
+pub use entry::{EMPTY, Entry, image_tag, tag};
 pub use manifest::{Descriptor, ManifestError, Platform};
 pub use pull::{Access, Resolved, Source};
 pub use reference::Reference;
