@@ -6,7 +6,7 @@ use std::path::Path;
 use crate::support::{Forge, app, example, folder, have, need_root, text, warm, warm_lock};
 
 #[track_caller]
-fn refused(forge: &Forge, app: &Path, code: i32, parts: &[&str]) -> String {
+pub fn refused(forge: &Forge, app: &Path, code: i32, parts: &[&str]) -> String {
     let output = forge.run(&["build", &app.display().to_string()]);
     let story = text(&output.stderr);
     assert_eq!(output.status.code(), Some(code), "{story}");

@@ -1,5 +1,5 @@
 //! Tests of the whole program against real parts: docker, runc, skopeo, umoci, a
-//! registry, PostgreSQL. Each test names what it skips when a part is missing;
+//! registry, PostgreSQL, Redis, a gem server. Each test names what it skips when a part is missing;
 //! under `tests/run.sh` nothing may be missing.
 
 #![allow(missing_docs, clippy::unwrap_used)]
@@ -8,8 +8,11 @@ mod architecture;
 mod bad_input;
 mod builders;
 mod container;
+mod gems;
 mod pull;
 mod push;
+mod rails;
+mod rails_bad_input;
 mod reuse;
 mod sandbox;
 mod support;

@@ -103,7 +103,8 @@ pub fn example(name: &str) -> PathBuf {
     target
 }
 
-fn copy(from: &Path, to: &Path) {
+/// Copies a folder's content, without what a build leaves in it.
+pub fn copy(from: &Path, to: &Path) {
     for entry in fs::read_dir(from).unwrap() {
         let entry = entry.unwrap();
         let target = to.join(entry.file_name());
@@ -130,7 +131,7 @@ impl Forge {
         let variables = std::env::vars()
             .filter(|(name, _)| {
                 let lower = name.to_lowercase();
-                ["ssl_cert", "pip_", "uv_", "http_proxy", "https_proxy", "no_proxy"]
+                ["ssl_cert", "pip_", "uv_", "npm_config_", "http_proxy", "https_proxy", "no_proxy"]
                     .iter()
                     .any(|start| lower.starts_with(start))
             })
@@ -436,11 +437,48 @@ impl Docker {
     }
 }
 
+/// A Redis that keeps nothing.
+pub struct Redis {
+    pub url: String,
+    _server: Server,
+}
+
+impl Redis {
+    pub fn start() -> Redis {
+        let port = port();
+        let server = Server::start(
+            Command::new("redis-server")
+                .args(["--bind", "127.0.0.1", "--save", "", "--port", &port.to_string()])
+                .current_dir(folder("redis"))
+                .stdout(Stdio::null()),
+        );
+        wait("Redis' start", || TcpStream::connect(("127.0.0.1", port)).is_ok());
+        Redis { url: format!("redis://127.0.0.1:{port}/0"), _server: server }
+    }
+}
+
 /// The answer to a GET: status line and headers, and body.
 pub fn get(port: u16, path: &str) -> Option<(String, Vec<u8>)> {
+    ask(port, &format!("GET {path} HTTP/1.0\r\nHost: 127.0.0.1\r\n\r\n"))
+}
+
+/// The answer to a POST of JSON.
+pub fn post(port: u16, path: &str, body: &Value) -> Option<(String, Vec<u8>)> {
+    let body = body.to_string();
+    let length = body.len();
+    ask(
+        port,
+        &format!(
+            "POST {path} HTTP/1.0\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n\
+             Content-Length: {length}\r\n\r\n{body}"
+        ),
+    )
+}
+
+fn ask(port: u16, request: &str) -> Option<(String, Vec<u8>)> {
     let mut stream = TcpStream::connect(("127.0.0.1", port)).ok()?;
     stream.set_read_timeout(Some(Duration::from_secs(20))).ok()?;
-    write!(stream, "GET {path} HTTP/1.0\r\nHost: 127.0.0.1\r\n\r\n").ok()?;
+    stream.write_all(request.as_bytes()).ok()?;
     let mut answer = Vec::new();
     stream.read_to_end(&mut answer).ok()?;
     let split = answer.windows(4).position(|window| window == b"\r\n\r\n")?;
