@@ -1,10 +1,13 @@
-// Makes of a package manager's cache what depends on the packages alone.
+// Makes of what package managers read and leave what depends on the packages alone.
 //
-//   npm FROM TO   copies the content; the index, which holds addresses and times,
-//                 stays behind: with the hash of the lock npm finds the content
-//   pnpm FOLDER   removes the times from the index
-//   lock FILE…    gives each package of an npm lock an address, without which npm
-//                 would ask the registry for one before it looks at the hash
+//   npm FROM TO      copies the content of a cache; the index, which holds addresses
+//                    and times, stays behind: with the hash of the lock npm finds it
+//   pnpm FOLDER      removes the times from the index of a store
+//   lock FILE…       gives each package of an npm lock an address, without which npm
+//                    would ask the registry for one before it looks at the hash
+//   hosts FILE REGISTRY
+//                    has a yarn.lock of Yarn 1 name this registry instead of the public
+//   production       removes the packages for development from each package.json
 import fs from "node:fs";
 import path from "node:path";
 
@@ -25,6 +28,17 @@ if (what === "npm") {
       entry.resolved = `https://registry.invalid/${name}/-/${path.basename(name)}-${entry.version}.tgz`;
     }
     fs.writeFileSync(file, JSON.stringify(lock));
+  }
+} else if (what === "hosts") {
+  // The public registry has two names, one of npm's and one of Yarn's.
+  const resolved = /(resolved ")https?:\/\/registry\.(?:npm|yarn)[a-z]*\.[a-z]+\/(?=[^"]+\/-\/)/g;
+  const lock = fs.readFileSync(from, "utf8");
+  fs.writeFileSync(from, lock.replace(resolved, (_, start) => `${start}${to}/`));
+} else if (what === "production") {
+  for (const file of files(".").filter((file) => path.basename(file) === "package.json")) {
+    const manifest = JSON.parse(fs.readFileSync(file, "utf8"));
+    delete manifest.devDependencies;
+    fs.writeFileSync(file, JSON.stringify(manifest));
   }
 } else {
   for (const file of files(from).filter((file) => file.endsWith(".json"))) {

@@ -24,15 +24,17 @@ function lock(node, tool) {
   // For each architecture, as the lock is for every machine; not all have all.
   for (const name of [...Object.values(MACHINE).map((name) => `${name}@${node}`), tool].filter(Boolean)) {
     let integrity = "";
+    let problem = "";
     try {
-      integrity = npm(name === own || name === tool ? "inherit" : "ignore", "view", name, "dist.integrity").trim();
-    } catch {
-      // npm has said why.
+      integrity = npm("pipe", "view", name, "dist.integrity").trim();
+    } catch (error) {
+      problem = error.stderr ?? String(error);
     }
     if (/^sha512-[A-Za-z0-9+/]+=*$/.test(integrity)) {
       lines.push(`${name} ${integrity}\n`);
     } else if (name === own || name === tool) {
-      console.error(`the npm registry gave no ${name} with a SHA-512`);
+      if (!/code E404/.test(problem)) console.error(problem);
+      console.error(`the npm registry has no ${name === own ? `Node ${node}` : name} with a SHA-512`);
       process.exit(1);
     }
   }

@@ -78,7 +78,8 @@
 //! | `node.package.<name>` | the range of each dependency, for development or not |
 //! | `node.package.production` | `yes` when there are `dependencies` |
 //! | `node.git` | the first dependency from git: `name @ place` |
-//! | `node.main` | `main` of package.json |
+//! | `node.pnp` | `.pnp.cjs`, when Yarn 2 or later makes no node_modules |
+//! | `node.main`, `node.type` | `main` and `type` of package.json |
 //!
 //! All `python.*`, `flask.*` and `fastapi.*` facts are absent when there is
 //! neither a Python manifest nor a Django `manage.py`: a stray

@@ -13,7 +13,8 @@ mod releases;
 mod version;
 mod yaml;
 
-use super::{FactError, Facts, Files, depth, has, in_app, joined};
+use super::{FactError, Facts, Files, depth, has, in_app, joined, parsed};
+use locks::Manager;
 use manifest::Manifest;
 
 #[cfg(test)]
@@ -87,8 +88,10 @@ fn state_manifest(manifest: &Manifest, facts: &mut Facts) {
         let origin = manifest.origin(&["dependencies"]);
         facts.insert("node.package.production", "yes", origin);
     }
-    if let Some(main) = manifest.text(&["main"]) {
-        facts.insert("node.main", main, manifest.origin(&["main"]));
+    for key in ["main", "type"] {
+        if let Some(text) = manifest.text(&[key]) {
+            facts.insert(format!("node.{key}"), text, manifest.origin(&[key]));
+        }
     }
 }
 
@@ -134,6 +137,11 @@ fn state_manager(
     if let Some((path, origin)) = &chosen.yarn_path {
         facts.insert("node.yarn.path", path.as_str(), origin.as_str());
     }
+    if chosen.manager == Manager::Berry
+        && let Some((path, origin)) = plug_and_play(files, manifest.folder())?
+    {
+        facts.insert("node.pnp", path, origin);
+    }
     let used = manager::release(&chosen, lock, facts.get("node.release"));
     if let Some((series, release, origin)) = used {
         facts.insert("node.manager.series", series, origin.as_str());
@@ -144,6 +152,19 @@ fn state_manager(
     let inputs: Vec<String> = inputs::inputs(files, manifest, known)?.into_iter().collect();
     facts.insert("node.inputs", inputs.join("\n"), manifest.path.as_str());
     Ok(())
+}
+
+/// The file by which Node finds packages where Yarn 2 and later makes no
+/// node_modules, which is so unless its settings say otherwise.
+fn plug_and_play(files: &dyn Files, folder: &str) -> Result<Option<(String, String)>, FactError> {
+    let settings = joined(folder, ".yarnrc.yml").unwrap_or_default();
+    let linker = parsed(files, &settings, |text| yaml::text(text, "nodeLinker"))?.flatten();
+    let origin = match linker {
+        Some((name, _)) if name != "pnp" => return Ok(None),
+        Some((_, line)) => format!("{settings}:{line}"),
+        None => "default".to_owned(),
+    };
+    Ok(joined(folder, ".pnp.cjs").map(|path| (path, origin)))
 }
 
 #[cfg(test)]
