@@ -24,6 +24,16 @@ run_npm() {
         --fetch-retry-mintimeout=1000 --fetch-retry-maxtimeout=5000
 }
 
+# The registry that npm is set to use on this machine; nothing for the public one.
+# Yarn does not ask npm's settings.
+registry() {
+    found=${npm_config_registry:-${NPM_CONFIG_REGISTRY:-}}
+    if [ -z "$found" ]; then
+        found=$(cat "$HOME/.npmrc" /etc/npmrc 2> /dev/null | sed -n 's/^registry *= *//p' | head -n 1)
+    fi
+    echo "${found%/}"
+}
+
 # The cache of Yarn 2 and later. Plug'n'Play runs from it, so then it is the app's.
 berry_cache() {
     case $(yarn config get nodeLinker) in
@@ -50,8 +60,8 @@ install-npm | production-npm)
     ;;
 fetch-yarn)
     export YARN_YARN_OFFLINE_MIRROR=$kept
-    # Yarn 1 asks the host that the lock file names, also where the machine has a mirror.
-    node /forge/stable.mjs hosts yarn.lock "$(yarn config get registry)"
+    # It asks the host that the lock file names.
+    if [ -n "$(registry)" ]; then node /forge/stable.mjs hosts yarn.lock "$(registry)"; fi
     logged yarn install --frozen-lockfile --ignore-scripts --production=false --non-interactive --no-progress --cache-folder /tmp/yarn
     ;;
 install-yarn | production-yarn)
@@ -60,12 +70,12 @@ install-yarn | production-yarn)
     logged yarn install --frozen-lockfile --offline $which --non-interactive --no-progress --cache-folder /tmp/yarn
     ;;
 fetch-berry)
-    # Neither .npmrc nor the usual names of a proxy mean anything to it.
-    registry=${npm_config_registry:-${NPM_CONFIG_REGISTRY:-}}
-    if [ -z "$registry" ]; then registry=$(cat "$HOME/.npmrc" /etc/npmrc 2> /dev/null | sed -n 's/^registry *= *//p' | head -n 1); fi
+    registry=$(registry)
     if [ -n "$registry" ] && ! grep -qs '^npmRegistryServer' .yarnrc.yml /workspace/.yarnrc.yml "$HOME/.yarnrc.yml"; then
-        export YARN_NPM_REGISTRY_SERVER="${registry%/}"
+        export YARN_NPM_REGISTRY_SERVER="$registry"
+        case $registry in http:*) export YARN_UNSAFE_HTTP_WHITELIST='*' ;; esac
     fi
+    # The usual names of a proxy mean nothing to it either.
     proxy=${http_proxy:-${HTTP_PROXY:-}}
     if [ -n "$proxy" ]; then export YARN_HTTP_PROXY="$proxy"; fi
     proxy=${https_proxy:-${HTTPS_PROXY:-}}

@@ -32,9 +32,8 @@ if (what === "npm") {
 } else if (what === "hosts") {
   // The public registry has two names, one of npm's and one of Yarn's.
   const resolved = /(resolved ")https?:\/\/registry\.(?:npm|yarn)[a-z]*\.[a-z]+\/(?=[^"]+\/-\/)/g;
-  const registry = to.endsWith("/") ? to : `${to}/`;
   const lock = fs.readFileSync(from, "utf8");
-  fs.writeFileSync(from, lock.replace(resolved, (_, start) => start + registry));
+  fs.writeFileSync(from, lock.replace(resolved, (_, start) => `${start}${to}/`));
 } else if (what === "production") {
   for (const file of files(".").filter((file) => path.basename(file) === "package.json")) {
     const manifest = JSON.parse(fs.readFileSync(file, "utf8"));

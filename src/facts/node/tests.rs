@@ -70,6 +70,7 @@ fn rails_with_yarn() {
             "node.package.esbuild = 0.20.0 (package.json:14)",
             "node.package.own = github:me/own#v1 (package.json:12)",
             "node.package.production = yes (package.json:10)",
+            "node.pnp = .pnp.cjs (default)",
             "node.release = 20.20.2 (.nvmrc:2)",
             "node.script.build = esbuild a (package.json:7)",
             "node.script.build:css = sass b (package.json:8)",
