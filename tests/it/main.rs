@@ -8,6 +8,7 @@ mod architecture;
 mod bad_input;
 mod builders;
 mod container;
+mod javascript;
 mod push;
 mod reuse;
 mod sandbox;

@@ -130,7 +130,7 @@ impl Forge {
         let variables = std::env::vars()
             .filter(|(name, _)| {
                 let lower = name.to_lowercase();
-                ["ssl_cert", "pip_", "uv_", "http_proxy", "https_proxy", "no_proxy"]
+                ["ssl_cert", "pip_", "uv_", "npm_config_", "http_proxy", "https_proxy", "no_proxy"]
                     .iter()
                     .any(|start| lower.starts_with(start))
             })
