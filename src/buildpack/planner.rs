@@ -624,6 +624,120 @@ mod tests {
         assert_eq!((told(&[]), told(&["assets"])), (1, 0));
     }
 
+    fn with_node(mut facts: Facts, more: &[(&str, &str)]) -> Facts {
+        let every = [
+            ("node.manifest", "package.json"),
+            ("node.dir", "."),
+            ("node.manager", "npm"),
+            ("node.manager.release", "11.21.2"),
+            ("node.release", "24.21.0"),
+            ("node.inputs", "package.json\npackage-lock.json"),
+        ];
+        for (name, value) in every.iter().chain(more) {
+            facts.insert(*name, *value, "package.json:2");
+        }
+        facts
+    }
+
+    #[track_caller]
+    fn layers(facts: &Facts, expected: &[&str]) -> Plan {
+        let plan = planned(facts, &Wishes::default()).expect("a plan").plan;
+        let names: Vec<_> = plan.image.layers.iter().map(|layer| layer.step.as_str()).collect();
+        assert_eq!(names, expected);
+        plan
+    }
+
+    #[test]
+    fn a_front_end_of_a_django_app() {
+        let plain = ["base", "runtime", "python-packages", "collectstatic", "app", "launcher"];
+        // Only for those who work on it.
+        let lint = [("node.package.eslint", "9"), ("node.script.lint", "eslint .")];
+        let plan = layers(&with_node(django(), &lint), &plain);
+        assert!(plan.step("node").is_none() && plan.step("npm").is_none());
+
+        let build = [("node.lock", "package-lock.json"), ("node.script.build", "vite build")];
+        let built = [
+            "base",
+            "runtime",
+            "python-packages",
+            "javascript-build",
+            "collectstatic",
+            "app",
+            "launcher",
+        ];
+        let plan = layers(&with_node(django(), &build), &built);
+        let collectstatic = plan.step("collectstatic").expect("planned");
+        for step in ["modules", "javascript-build"] {
+            assert!(collectstatic.root.contains(&step.to_owned()), "{:?}", collectstatic.root);
+        }
+        assert!(!plan.image.environment["PATH"].contains("node"));
+
+        // The settings may name files of packages.
+        let production = [("node.lock", "package-lock.json"), ("node.package.production", "yes")];
+        let plan = layers(&with_node(django(), &production), &plain);
+        let collectstatic = plan.step("collectstatic").expect("planned");
+        assert!(collectstatic.root.contains(&"modules".to_owned()), "{:?}", collectstatic.root);
+
+        let error = planned(&with_node(django(), &build[1..]), &Wishes::default());
+        let error = error.expect_err("refused").to_string();
+        assert!(error.ends_with("there is a package.json and no lock file"), "{error}");
+    }
+
+    #[test]
+    fn a_node_app() {
+        let more = [
+            ("node.lock", "package-lock.json"),
+            ("node.script.build", "tsc"),
+            ("node.script.start", "node dist/server.js"),
+        ];
+        let expected = [
+            "base",
+            "runtime",
+            "node-runtime",
+            "build-script",
+            "modules-production",
+            "app",
+            "launcher",
+        ];
+        let facts = with_node(Facts::new(), &more);
+        let plan = layers(&facts, &expected);
+        assert_eq!(plan.image.processes["web"].command, "node dist/server.js");
+        assert!(!plan.image.environment.contains_key("NODE_OPTIONS"));
+        let without_network = ["modules", "modules-production", "build-script"];
+        assert!(without_network.iter().all(|name| !plan.step(name).expect("planned").network));
+
+        let pnp = [("node.manager", "berry"), ("node.pnp", ".pnp.cjs"), ("node.type", "module")];
+        let plan = layers(&with_node(facts, &[&more[..], &pnp[..]].concat()), &expected);
+        assert_eq!(
+            plan.image.environment["NODE_OPTIONS"],
+            "--require /workspace/.pnp.cjs --experimental-loader /workspace/.pnp.loader.mjs"
+        );
+    }
+
+    #[test]
+    fn a_rails_app_whose_assets_only_the_build_script_makes() {
+        let mut facts = Facts::new();
+        for (name, value) in [
+            ("ruby.gemfile", "Gemfile"),
+            ("ruby.lock", "Gemfile.lock"),
+            ("ruby.inputs", "Gemfile\nGemfile.lock"),
+            ("ruby.allows.3.3.8", "yes"),
+            ("rails.application", "config/application.rb"),
+        ] {
+            facts.insert(name, value, "t");
+        }
+        let more = [("node.lock", "yarn.lock"), ("node.script.build", "webpack")];
+        let plan = layers(
+            &with_node(facts, &more),
+            &["base", "runtime", "gems", "javascript-build", "app", "launcher"],
+        );
+        // It may load the app.
+        let build = plan.step("javascript-build").expect("planned");
+        assert!(build.root.contains(&"gems".to_owned()) && !build.network);
+        assert_eq!(build.environment["BUNDLE_GEMFILE"], "/workspace/Gemfile");
+        assert!(plan.step("assets").is_none());
+    }
+
     #[test]
     fn ruby_as_it_cannot_be_built() {
         let refused = |name: &str, value: &str, expected: &str| {

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use crate::support::{Forge, app, example, folder, have, need_root, text, warm, warm_lock};
 
+/// A build that fails with this code, one error, and these parts in what it says.
 #[track_caller]
 pub fn refused(forge: &Forge, app: &Path, code: i32, parts: &[&str]) -> String {
     let output = forge.run(&["build", &app.display().to_string()]);

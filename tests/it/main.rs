@@ -9,6 +9,7 @@ mod bad_input;
 mod builders;
 mod container;
 mod gems;
+mod javascript;
 mod pull;
 mod push;
 mod rails;
