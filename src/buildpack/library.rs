@@ -26,7 +26,6 @@ const BUILT_IN: &[(&str, &str)] = &[
     ("python/uv.sh", include_str!("../../buildpacks/python/uv.sh")),
     ("rails.toml", include_str!("../../buildpacks/rails.toml")),
     ("rails/assets.sh", include_str!("../../buildpacks/rails/assets.sh")),
-    ("rails/bootsnap.rb", include_str!("../../buildpacks/rails/bootsnap.rb")),
     ("rails/stable.rb", include_str!("../../buildpacks/rails/stable.rb")),
     ("ruby.toml", include_str!("../../buildpacks/ruby.toml")),
     ("ruby/checksums.rb", include_str!("../../buildpacks/ruby/checksums.rb")),

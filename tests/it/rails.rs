@@ -202,9 +202,9 @@ fn editing_a_controller_and_bumping_a_gem() {
     let set = |names: &[&str]| names.iter().map(|&name| name.to_owned()).collect::<BTreeSet<_>>();
     assert_eq!(
         ran(&events).into_iter().collect::<BTreeSet<_>>(),
-        set(&["gems-fetch", "gems-rest", "libraries", "bootsnap", "assets"])
+        set(&["gems-fetch", "gems-rest", "libraries", "assets"])
     );
-    assert_eq!(packed(&events), set(&["app", "bootsnap", "gems"]));
+    assert_eq!(packed(&events), set(&["app", "gems"]));
 }
 
 #[test]
