@@ -50,11 +50,11 @@ fn gemfiles_and_locks() {
         ],
     );
     changed(
-        &[("Gemfile", "ruby \"~> 3.3.0\"", "ruby \"3.4.8\"")],
+        &[("Gemfile", "ruby \"~> 3.3.0\"", "ruby \">= 3.4\"")],
         1,
         &[
             "error: Gemfile:5: ",
-            "it asks for `3.4.8`",
+            "it asks for `>= 3.4`",
             "→ forge has 3.3.8 (Debian 13) and 3.1.2 (Debian 12)",
         ],
     );

@@ -60,8 +60,15 @@ pub fn state(
     }
     if let Some(first) = stated.first() {
         facts.insert("ruby.version", first.bound.text(), first.origin.as_str());
-        if let Some(exact) = exact(first.bound.text()) {
-            facts.insert("ruby.exact", exact, first.origin.as_str());
+        // What binds, where something does.
+        let binding = demanded.as_ref().unwrap_or(first);
+        let named = exact(binding.bound.text()).map(|exact| (exact, &binding.origin));
+        let locked = exact(first.bound.text()).map(|exact| (exact, &first.origin));
+        let fits = |named: &Stated| {
+            demanded.as_ref().is_none_or(|demanded| demanded.bound.agrees(&named.bound))
+        };
+        if let Some((exact, origin)) = locked.filter(|_| fits(first)).or(named) {
+            facts.insert("ruby.exact", exact, origin.as_str());
         }
         if let Some(other) = stated.iter().find(|other| !other.bound.agrees(&first.bound)) {
             let text = format!(
