@@ -6,6 +6,7 @@
 
 mod architecture;
 mod bad_input;
+mod base;
 mod builders;
 mod container;
 mod gems;
