@@ -176,7 +176,7 @@ fn javascript_that_cannot_be_built() {
         &forge,
         &bad(&failing),
         1,
-        &["step `build-script` failed", "  | Error: the last words"],
+        &["step `javascript-build` failed", "  | Error: the last words"],
     );
 
     let greedy =
