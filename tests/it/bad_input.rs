@@ -87,8 +87,9 @@ fn files_that_do_not_parse() {
     refused(&forge, &settings, 2, &["forge.toml", "skipp"]);
     let lock = app("lock", &[("requirements.txt", "flask\n"), ("forge.lock", "<<<<<<< ours\n")]);
     refused(&forge, &lock, 2, &["forge.lock does not parse"]);
-    let version = app("version", &[("requirements.txt", "flask\n"), (".python-version", "3.12\n")]);
-    refused(&forge, &version, 1, &[".python-version", "`3.12`", "3.13"]);
+    let project = "[project]\nname = \"x\"\nrequires-python = \"<3.9\"\n";
+    let version = app("version", &[("requirements.txt", "flask\n"), ("pyproject.toml", project)]);
+    refused(&forge, &version, 1, &["pyproject.toml:3", "`<3.9`", "3.13", "[base] image"]);
 }
 
 #[test]
