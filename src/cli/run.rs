@@ -55,7 +55,11 @@ pub(super) fn run(common: &Common, arguments: &RunArguments) -> Result<ExitCode,
     let mode = app.mode().map_err(|tried| Failure::from(EngineError::NoSandbox { tried }))?;
     let mut roots = Vec::new();
     for layer in &layers {
-        roots.push(layer_root(&app.store, layer)?);
+        let root = layer_root(&app.store, layer)?;
+        // The layers of a base image are one tree, and an overlay takes no folder twice.
+        if !roots.contains(&root) {
+            roots.push(root);
+        }
     }
     let mut process = arguments.process.clone();
     if process.is_empty() {
