@@ -8,7 +8,7 @@ use crate::support::{Forge, app, folder, have, is_root, need_root, text, warm, w
 fn step(forge: &Forge, script: &str, files: &[(&str, &str)]) -> (bool, String) {
     let buildpack = "name = \"own\"\nabout = \"own\"\npriority = 99\nmatch = [\"procfile.web\"]\nlooks_for = \"\"\n\
          [[base]]\nrelease = \"trixie\"\n[[packages]]\nbase = [\"ca-certificates\", \"libstdc++6\", \"python3\", \"tzdata\"]\n\
-         [[step]]\nname = \"probe\"\nabout = \"\"\nroot = [\"base\"]\nsource = [\"given.txt\"]\noutputs = [\"out\"]\n\
+         [[step]]\nname = \"probe\"\nabout = \"\"\nroot = [\"base\"]\nsource = [\"given.txt\"]\noutputs = [\"out\"]\nin_image = true\n\
          command = [\"python3\", \"/forge/probe.py\"]\nfiles = [\"probe.py\"]\n";
     let mut all = vec![
         ("Procfile", "web: true\n"),
@@ -152,7 +152,7 @@ fn an_output_behind_a_link_is_not_followed() {
     let buildpack = format!(
         "name = \"own\"\nabout = \"own\"\npriority = 99\nmatch = [\"procfile.web\"]\nlooks_for = \"\"\n\
          [[base]]\nrelease = \"trixie\"\n[[packages]]\nbase = [\"ca-certificates\", \"libstdc++6\", \"python3\", \"tzdata\"]\n\
-         [[step]]\nname = \"probe\"\nabout = \"\"\nroot = [\"base\"]\noutputs = [\"x/secret\"]\n\
+         [[step]]\nname = \"probe\"\nabout = \"\"\nroot = [\"base\"]\noutputs = [\"x/secret\"]\nin_image = true\n\
          command = [\"ln\", \"-s\", \"{}\", \"/x\"]\n",
         secret.display()
     );
