@@ -278,7 +278,7 @@ impl From<&RegistryError> for Failure {
             RegistryError::Reference { .. } | RegistryError::Credentials { .. } => {
                 Failure { kind: Kind::Usage, ..failure }
             }
-            RegistryError::Refused { status, .. } if [401, 403].contains(status) => {
+            RegistryError::Refused { refusal, .. } if [401, 403].contains(&refusal.status) => {
                 failure.advise("log in with `docker login`, or check what the account may push")
             }
             RegistryError::Store(_) => Failure { kind: Kind::App, ..failure },

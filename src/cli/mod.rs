@@ -24,6 +24,7 @@ mod notices;
 mod output;
 mod packages;
 mod plan;
+mod registries;
 mod run;
 mod settings;
 mod store;

@@ -8,6 +8,19 @@ use serde::Deserialize;
 
 use super::RegistryError;
 
+/// Who we are at one registry. Never printed.
+#[derive(Clone, PartialEq, Eq)]
+pub(super) enum Login {
+    /// Nobody.
+    Nobody,
+    /// A user with a password, or what stands for one.
+    Password { user: String, password: String },
+    /// What the token server changes into tokens.
+    Identity(String),
+    /// A token for the registry itself.
+    Token(String),
+}
+
 /// The `auths` of docker's `config.json`.
 #[derive(Clone, Debug, Default)]
 pub struct Credentials {
@@ -70,11 +83,7 @@ impl Credentials {
     ///
     /// # Errors
     /// An entry that does not decode; it is never printed.
-    pub fn of(
-        &self,
-        host: &str,
-        repository: &str,
-    ) -> Result<Option<(String, String)>, RegistryError> {
+    pub(super) fn of(&self, host: &str, repository: &str) -> Result<Login, RegistryError> {
         let wanted = format!("{host}/{repository}");
         let entry = self
             .auths
@@ -86,7 +95,7 @@ impl Credentials {
                         || wanted.strip_prefix(key).is_some_and(|rest| rest.starts_with('/')))
             })
             .max_by_key(|(key, _)| bare(key).len());
-        let Some((key, auth)) = entry else { return Ok(None) };
+        let Some((key, auth)) = entry else { return Ok(Login::Nobody) };
         let wrong = || RegistryError::Credentials {
             path: self.path.display().to_string(),
             problem: format!("the entry `{key}` is not user and password in base64"),
@@ -96,7 +105,7 @@ impl Credentials {
             .map_err(|_| wrong())?;
         let text = String::from_utf8(bytes).map_err(|_| wrong())?;
         let (user, password) = text.split_once(':').ok_or_else(wrong)?;
-        Ok(Some((user.to_owned(), password.to_owned())))
+        Ok(Login::Password { user: user.to_owned(), password: password.to_owned() })
     }
 }
 
@@ -127,7 +136,11 @@ mod tests {
 
     #[track_caller]
     fn check(host: &str, repository: &str, expected: Option<&str>) {
-        let found = credentials().of(host, repository).expect("decodes").map(|(user, _)| user);
+        let found = credentials().of(host, repository).expect("decodes");
+        let found = match found {
+            Login::Password { user, .. } => Some(user),
+            _ => None,
+        };
         assert_eq!(found.as_deref(), expected);
     }
 
@@ -143,7 +156,7 @@ mod tests {
 
     #[test]
     fn a_broken_entry_is_named_and_not_shown() {
-        let error = credentials().of("broken.example", "a").expect_err("refused").to_string();
+        let error = credentials().of("broken.example", "a").err().expect("refused").to_string();
         assert!(error.contains("broken.example") && !error.contains("***"), "{error}");
     }
 }

@@ -45,7 +45,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("layer", &["digest", "tree"]),
     ("lock", &["digest", "plan"]),
     ("plan", &["digest"]),
-    ("registry", &["digest", "event", "image", "store"]),
+    ("registry", &["digest", "download", "event", "image", "store"]),
     ("sandbox", &["tree"]),
     ("source", &["digest", "plan", "tree"]),
     ("store", &["digest", "tree"]),

@@ -1,0 +1,1 @@
+//! Uploads to registries that fail.
