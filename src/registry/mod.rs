@@ -23,6 +23,7 @@ mod error;
 #[cfg(test)]
 mod fake;
 mod fetch;
+mod helper;
 mod manifest;
 mod pull;
 mod push;
