@@ -39,8 +39,9 @@ const SMALL: u64 = 64 << 10;
 const CHUNK: u64 = 4 << 20;
 /// Shorter chunks are not tried.
 const LEAST_CHUNK: u64 = 64 << 10;
-/// Parts of blobs up to this length are read into memory.
-const IN_MEMORY: u64 = 16 << 20;
+/// Parts of blobs up to this length are read into memory: then a refusal that comes before all
+/// was sent is heard, where a stream only breaks.
+const IN_MEMORY: u64 = CHUNK;
 /// Bytes a second: an upload that is slower than this on the whole is given up. One that stops
 /// is given up by TCP much earlier.
 const SLOWEST_LINE: u64 = 16 << 10;
@@ -174,7 +175,7 @@ impl Repository {
             }
             // A proxy that takes less may end the connection instead of saying so.
             if attempt > 2 && form == Form::Whole {
-                form = Form::Chunks(CHUNK);
+                form = Form::Chunks(smaller(blob.size));
             }
         }
     }
@@ -340,7 +341,7 @@ impl Upload<'_> {
                 match form {
                     Form::Chunks(length) if length / 4 < LEAST_CHUNK => Err(error.into()),
                     Form::Chunks(length) => Err(Trouble::Other(error, Form::Chunks(length / 4))),
-                    _ => Err(Trouble::Other(error, Form::Chunks(CHUNK))),
+                    _ => Err(Trouble::Other(error, Form::Chunks(smaller(self.blob.size)))),
                 }
             }
             _ if may_pass(status) => Ok(Patched::Broken(error)),
@@ -406,7 +407,7 @@ impl Upload<'_> {
         match status.as_u16() {
             _ if may_pass(status) => Err(Trouble::Again(error)),
             401 | 403 => Err(error.into()),
-            413 if all_at_once => Err(Trouble::Other(error, Form::Chunks(CHUNK))),
+            413 if all_at_once => Err(Trouble::Other(error, Form::Chunks(smaller(self.blob.size)))),
             // Some registries know only the other form.
             400..=499 if all_at_once => {
                 repository.refused_forms.put.store(true, Ordering::Relaxed);
@@ -450,7 +451,7 @@ impl Content<'_> {
                 let mut file = File::open(&path).map_err(failed)?;
                 file.seek(SeekFrom::Start(from)).map_err(failed)?;
                 let mut part = file.take(length);
-                if length > IN_MEMORY || from == 0 {
+                if length > IN_MEMORY {
                     let told = Arc::clone(told);
                     return Ok(Body::sized(Watched { inner: part, done: from, told }, length));
                 }
@@ -504,6 +505,11 @@ impl Read for Watched {
         (self.told)(self.done);
         Ok(length)
     }
+}
+
+/// Chunks of what is too much at once.
+fn smaller(size: u64) -> u64 {
+    size.div_ceil(2).clamp(LEAST_CHUNK, CHUNK)
 }
 
 /// How many bytes there are, from `0-99` or `bytes=0-99`.
