@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
 use clap::Args;
@@ -44,6 +44,19 @@ pub(super) struct AppArguments {
     /// framework reads it
     #[arg(long)]
     pub(super) no_ignored_config: bool,
+}
+
+impl AppArguments {
+    /// For commands that take nothing but the folder.
+    pub(super) fn of(app: &Path) -> AppArguments {
+        AppArguments {
+            app: app.to_owned(),
+            buildpack: None,
+            base: None,
+            locked: false,
+            no_ignored_config: false,
+        }
+    }
 }
 
 /// An app, its settings, and the store: what commands share.

@@ -1,5 +1,5 @@
 //! The way to registries, as this machine's user has set it up, and sending an image there:
-//! what `build --push` and `push` share.
+//! what `build --push` and `push` share. And what to do when a registry does not.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::env;
@@ -8,12 +8,14 @@ use std::sync::Arc;
 
 use super::app::App;
 use super::base::FoundBase;
-use super::failure::Failure;
+use super::failure::{Failure, Kind};
 use super::settings::{self, UserSettings};
 use crate::digest::Digest;
 use crate::event::{Event, Events};
 use crate::image::Image;
-use crate::registry::{Access, Credentials, Push, Reference, RegistryError, Settings};
+use crate::registry::{
+    Access, Credentials, Push, Reason, Reference, RegistryError, Right, Settings,
+};
 
 /// Where docker and podman keep certificates of registries on the machine.
 const CERTIFICATES: [&str; 2] = ["/etc/containers/certs.d", "/etc/docker/certs.d"];
@@ -84,6 +86,95 @@ fn by_repository(tags: &[Reference]) -> Vec<(Reference, Vec<String>)> {
         }
     }
     found
+}
+
+impl From<RegistryError> for Failure {
+    fn from(error: RegistryError) -> Failure {
+        Failure::from(&error)
+    }
+}
+
+impl From<&RegistryError> for Failure {
+    fn from(error: &RegistryError) -> Failure {
+        let failure = Failure::of(Kind::Network, error);
+        match error {
+            RegistryError::Reference { .. }
+            | RegistryError::Credentials { .. }
+            | RegistryError::Certificates { .. } => Failure { kind: Kind::Usage, ..failure },
+            RegistryError::Refused { refusal, right, repository, .. } => {
+                match refused(refusal.reason(), *right, repository) {
+                    Some(advice) => failure.advise(advice),
+                    None => failure,
+                }
+            }
+            RegistryError::Immutable { .. } => failure.advise(
+                "the registry does not let go of this tag: push under another one, or build what the tag names",
+            ),
+            RegistryError::Unreachable { .. } => unreachable_registry(failure),
+            RegistryError::Store(_) => Failure { kind: Kind::App, ..failure },
+            _ => failure,
+        }
+    }
+}
+
+/// What to do about a registry's no.
+fn refused(reason: Reason, right: Right, repository: &str) -> Option<String> {
+    let host = repository.split('/').next().unwrap_or(repository);
+    let login = if host == "docker.io" {
+        "docker login".to_owned()
+    } else {
+        format!("docker login {host}")
+    };
+    Some(match (reason, right) {
+        (Reason::Unknown, Right::Push) => {
+            format!("log in with `{login}`; where forge looks for passwords is in docs/registries.md")
+        }
+        (Reason::Unknown, Right::Pull) => format!(
+            "if it is there and not public, log in with `{login}`; some registries say this of images that do not exist"
+        ),
+        (Reason::Denied, Right::Push) => {
+            format!("the account may not push to `{repository}`: is the name right, and the login (`{login}`)?")
+        }
+        (Reason::Denied, Right::Pull) => {
+            format!("the account may not read `{repository}`: is the name right, and the login (`{login}`)?")
+        }
+        (Reason::NoRepository, Right::Push) => {
+            format!("make the repository `{repository}` at the registry first: this one does not make it by itself")
+        }
+        (Reason::NoRepository, Right::Pull) => return None,
+        (Reason::Immutable, _) => {
+            "the registry does not let go of this tag: push under another one".to_owned()
+        }
+        (Reason::Quota, _) => {
+            "the registry has no space left for this account: remove old images there, or ask for more".to_owned()
+        }
+        (Reason::TooLarge, _) => {
+            "the registry, or a proxy before it, takes only smaller requests: raise its limit (nginx: `client_max_body_size`)".to_owned()
+        }
+        (Reason::Busy, Right::Pull) => format!(
+            "too many requests for now: log in with `{login}` for a higher limit, name a mirror (`[registry.mirrors]` in the settings), or wait"
+        ),
+        (Reason::Busy, Right::Push) => "too many requests for now: try again later".to_owned(),
+        (Reason::Down, _) => "the registry is out of order: try again later; what was sent is not sent again".to_owned(),
+        (Reason::Other, _) => return None,
+    })
+}
+
+/// A registry that did not answer: what the cause tells.
+fn unreachable_registry(failure: Failure) -> Failure {
+    let has = |words: &[&str]| words.iter().any(|word| failure.message.contains(word));
+    let advice = if has(&["UnknownIssuer", "unknown issuer"]) {
+        "its certificate is signed by an authority that this machine does not know: put that authority's certificate at `/etc/docker/certs.d/HOST:PORT/ca.crt`, or name it with SSL_CERT_FILE"
+    } else if has(&["certificate", "CertificateRequired"]) {
+        "see what the certificate of the registry says, and what this machine's clock says; certificates of our own go to `/etc/docker/certs.d/HOST:PORT/`"
+    } else if has(&["InvalidContentType", "corrupt message"]) {
+        "it does not speak TLS: if that is meant to be so, add it to `[registry] insecure` in the settings"
+    } else if has(&["redirect"]) {
+        "the registry sends us where forge does not follow: this is for its administrator to see"
+    } else {
+        "check the name of the registry, the network, and HTTPS_PROXY"
+    };
+    failure.advise(advice)
 }
 
 #[cfg(test)]

@@ -76,7 +76,7 @@ pub enum RegistryError {
         /// What this was for.
         right: Right,
         /// The registry's answer.
-        refusal: Refusal,
+        refusal: Box<Refusal>,
     },
     /// An answer that is not what the protocol says.
     #[error("`{repository}` answered oddly to {action}: {problem}")]
@@ -110,7 +110,7 @@ pub enum RegistryError {
         /// What it should have named.
         wanted: Digest,
         /// The registry's answer.
-        refusal: Refusal,
+        refusal: Box<Refusal>,
     },
     /// An image that forge cannot take.
     #[error("the image `{image}` of `{registry}` cannot be used")]

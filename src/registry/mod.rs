@@ -18,6 +18,7 @@
 //! - Not here: referrers, listing of tags, deleting, indexes of several platforms.
 
 mod access;
+mod content;
 mod credentials;
 mod error;
 #[cfg(test)]
@@ -29,12 +30,14 @@ mod pull;
 mod push;
 mod reference;
 mod repository;
+mod session;
 mod token;
 mod trust;
 mod upload;
 mod wire;
 
 pub use access::{Access, Settings};
+pub use content::{Told, untold};
 pub use credentials::Credentials;
 pub use error::{Reason, Refusal, RegistryError, Right};
 pub use manifest::{Descriptor, ManifestError, Platform};
@@ -42,4 +45,4 @@ pub use pull::{Resolved, Source};
 pub use push::{Bring, Push};
 pub use reference::Reference;
 pub use repository::{Document, Name, Repository};
-pub use upload::{Blob, Sent, Told, untold};
+pub use upload::{Blob, Sent};

@@ -16,9 +16,10 @@ use std::sync::Arc;
 use rayon::prelude::*;
 use reqwest::StatusCode;
 
+use super::content::{Content, Told};
 use super::error::{Reason, Right};
 use super::repository::{MANIFEST_LIMIT, Name};
-use super::upload::{Blob, Content, Sent, Told};
+use super::upload::{Blob, Sent};
 use super::wire::header;
 use super::{RegistryError, Repository};
 use crate::digest::Digest;
@@ -226,3 +227,6 @@ fn parts<'p>(push: &'p Push<'p>) -> Vec<Part<'p>> {
     parts.push(Part { what: "configuration", blob, content: Content::Memory(config) });
     parts
 }
+
+#[cfg(test)]
+mod tests;

@@ -22,10 +22,11 @@ use reqwest::{StatusCode, Url};
 
 use super::RegistryError;
 use super::access::Pace;
+use super::content::{Content, Told, untold};
 use super::credentials::Login;
 use super::error::Right;
 use super::manifest::{ACCEPT, Descriptor};
-use super::upload::{self, Blob, Content, Sent, Told};
+use super::upload::{self, Blob, Sent};
 use super::wire::{Known, TRIES, Task, header};
 use crate::digest::Digest;
 use crate::store::Store;
@@ -254,7 +255,7 @@ impl Repository {
     pub fn write_blob(&self, bytes: &[u8]) -> Result<Sent, RegistryError> {
         let content = Content::Memory(bytes);
         let (digest, size) = (Digest::of(bytes), bytes.len() as u64);
-        self.put_blob(&Blob { digest, size, from: &[] }, &content, &upload::untold())
+        self.put_blob(&Blob { digest, size, from: &[] }, &content, &untold())
     }
 
     /// Puts a blob of the store there, if it is not yet: by mounting it from another repository

@@ -329,14 +329,17 @@ mod tests {
             (r#"{"token":"t","expires_in":-5,"issued_at":"1970-01-01T00:00:00Z"}"#, 51, false),
         ] {
             let then = now + Duration::from_secs(after);
-            assert_eq!(token(answer).expect("a token").serves(&[pull.clone()], then), expected);
+            assert_eq!(
+                token(answer).expect("a token").serves(std::slice::from_ref(&pull), then),
+                expected
+            );
         }
         for wrong in ["", "{}", r#"{"token":""}"#, r#"{"token":1}"#] {
             assert!(token(wrong).is_none(), "{wrong}");
         }
         let other = Scope::new("b", Right::Pull);
         let pulls = Token::parse(r#"{"token":"t"}"#, vec![pull.clone()], now).expect("a token");
-        assert!(pulls.serves(&[pull.clone()], now) && !pulls.serves(&[push], now));
+        assert!(pulls.serves(std::slice::from_ref(&pull), now) && !pulls.serves(&[push], now));
         assert!(!pulls.serves(&[pull, other], now));
     }
 }

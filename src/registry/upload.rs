@@ -16,22 +16,20 @@
 //!   out of TLS.
 
 use std::collections::BTreeSet;
-use std::fs::File;
-use std::io::{self, Read, Seek, SeekFrom};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use reqwest::blocking::{Body, Response};
-use reqwest::{StatusCode, Url};
+use reqwest::StatusCode;
+use reqwest::blocking::Response;
 
+use super::content::{Content, Told};
 use super::error::Right;
-use super::push::Bring;
+use super::session::{Session, end, with_digest};
 use super::token::Scope;
 use super::wire::{Make, TRIES, Task, header, may_pass};
 use super::{RegistryError, Repository};
 use crate::digest::Digest;
-use crate::store::{Store, StoreError};
 
 /// Blobs up to this length go in two requests instead of three.
 const SMALL: u64 = 64 << 10;
@@ -39,9 +37,6 @@ const SMALL: u64 = 64 << 10;
 const CHUNK: u64 = 4 << 20;
 /// Shorter chunks are not tried.
 const LEAST_CHUNK: u64 = 64 << 10;
-/// Parts of blobs up to this length are read into memory: then a refusal that comes before all
-/// was sent is heard, where a stream only breaks.
-const IN_MEMORY: u64 = CHUNK;
 /// Bytes a second: an upload that is slower than this on the whole is given up. One that stops
 /// is given up by TCP much earlier.
 const SLOWEST_LINE: u64 = 16 << 10;
@@ -70,26 +65,6 @@ pub enum Sent {
     Uploaded(u64),
 }
 
-/// Hears how many bytes of a blob have been sent.
-pub type Told = Arc<dyn Fn(u64) + Send + Sync>;
-
-/// For who does not want to hear.
-#[must_use]
-pub fn untold() -> Told {
-    Arc::new(|_| {})
-}
-
-/// Where the bytes are.
-pub(super) enum Content<'c> {
-    Memory(&'c [u8]),
-    Stored {
-        store: &'c Store,
-        digest: Digest,
-        /// Brings it there if it is not.
-        bring: Option<&'c Bring<'c>>,
-    },
-}
-
 /// What the registry has refused and is not asked for again.
 #[derive(Default)]
 pub(super) struct RefusedForms {
@@ -105,19 +80,13 @@ enum Form {
     Chunks(u64),
 }
 
-struct Session {
-    address: Url,
-    /// The registry's word; zero when it says nothing.
-    least_chunk: u64,
-}
-
 enum Trouble {
     /// Nothing that another try would change.
     Final(RegistryError),
     /// Perhaps in another session.
     Again(RegistryError),
     /// Perhaps in another form.
-    Other(RegistryError, Form),
+    Other(Box<RegistryError>, Form),
 }
 
 impl From<RegistryError> for Trouble {
@@ -160,7 +129,7 @@ impl Repository {
                 Err(Trouble::Again(error)) => error,
                 Err(Trouble::Other(error, other)) => {
                     form = other;
-                    error
+                    *error
                 }
             };
             if attempt == TRIES {
@@ -220,26 +189,6 @@ impl Repository {
         }
         refused.lock().unwrap_or_else(PoisonError::into_inner).insert(from.to_owned());
         Ok(Mounted::No)
-    }
-
-    fn open_session(&self, task: &Task) -> Result<Session, RegistryError> {
-        let url = self.address("blobs/uploads/");
-        let make = || Ok(self.client.post(url.clone()).header("Content-Length", "0"));
-        let response = self.send(task, &make)?;
-        if response.status() != StatusCode::ACCEPTED {
-            return Err(self.refused(task, response));
-        }
-        self.session(task, &response)
-    }
-
-    fn session(&self, task: &Task, response: &Response) -> Result<Session, RegistryError> {
-        let location = header(response, "location")
-            .ok_or_else(|| self.odd(task, "it gives no Location for the upload".to_owned()))?;
-        let address = own_address(response.url(), location, &self.base)
-            .map_err(|problem| self.odd(task, problem))?;
-        let least_chunk =
-            header(response, "oci-chunk-min-length").and_then(|text| text.trim().parse().ok());
-        Ok(Session { address, least_chunk: least_chunk.unwrap_or_default() })
     }
 }
 
@@ -328,7 +277,7 @@ impl Upload<'_> {
                 // What it did with the rest is anybody's guess.
                 Some(end) => {
                     let problem = format!("of {} bytes it acknowledges {end}", sent + length);
-                    Err(Trouble::Other(repository.odd(task, problem), Form::Whole))
+                    Err(Trouble::Other(Box::new(repository.odd(task, problem)), Form::Whole))
                 }
             };
         }
@@ -340,8 +289,12 @@ impl Upload<'_> {
                 repository.refused_forms.whole.store(true, Ordering::Relaxed);
                 match form {
                     Form::Chunks(length) if length / 4 < LEAST_CHUNK => Err(error.into()),
-                    Form::Chunks(length) => Err(Trouble::Other(error, Form::Chunks(length / 4))),
-                    _ => Err(Trouble::Other(error, Form::Chunks(smaller(self.blob.size)))),
+                    Form::Chunks(length) => {
+                        Err(Trouble::Other(Box::new(error), Form::Chunks(length / 4)))
+                    }
+                    _ => {
+                        Err(Trouble::Other(Box::new(error), Form::Chunks(smaller(self.blob.size))))
+                    }
                 }
             }
             _ if may_pass(status) => Ok(Patched::Broken(error)),
@@ -407,11 +360,13 @@ impl Upload<'_> {
         match status.as_u16() {
             _ if may_pass(status) => Err(Trouble::Again(error)),
             401 | 403 => Err(error.into()),
-            413 if all_at_once => Err(Trouble::Other(error, Form::Chunks(smaller(self.blob.size)))),
+            413 if all_at_once => {
+                Err(Trouble::Other(Box::new(error), Form::Chunks(smaller(self.blob.size))))
+            }
             // Some registries know only the other form.
             400..=499 if all_at_once => {
                 repository.refused_forms.put.store(true, Ordering::Relaxed);
-                Err(Trouble::Other(error, Form::Whole))
+                Err(Trouble::Other(Box::new(error), Form::Whole))
             }
             // The session is lost, or something went wrong on the way.
             400 | 404 | 416 => Err(Trouble::Again(error)),
@@ -437,116 +392,9 @@ impl Repository {
     }
 }
 
-impl Content<'_> {
-    fn body(&self, from: u64, length: u64, told: &Told) -> Result<Body, RegistryError> {
-        match self {
-            _ if length == 0 => Ok(Body::from(Vec::new())),
-            // Lengths of what is in memory fit.
-            Content::Memory(bytes) => {
-                Ok(Body::from(bytes[from as usize..(from + length) as usize].to_vec()))
-            }
-            Content::Stored { store, digest, .. } => {
-                let path = store.blob_path(digest);
-                let failed = |source| StoreError::Io { action: "read", path: path.clone(), source };
-                let mut file = File::open(&path).map_err(failed)?;
-                file.seek(SeekFrom::Start(from)).map_err(failed)?;
-                let mut part = file.take(length);
-                if length > IN_MEMORY {
-                    let told = Arc::clone(told);
-                    return Ok(Body::sized(Watched { inner: part, done: from, told }, length));
-                }
-                let mut bytes = Vec::new();
-                part.read_to_end(&mut bytes).map_err(failed)?;
-                Ok(Body::from(bytes))
-            }
-        }
-    }
-
-    /// Makes sure that the bytes are here, when they will be needed for certain.
-    fn bring(&self) -> Result<(), RegistryError> {
-        match self {
-            Content::Stored { store, digest, bring: Some(bring) }
-                if store.blob_size(digest)?.is_none() =>
-            {
-                bring(digest)
-                    .map_err(|source| RegistryError::NotBrought { digest: *digest, source })
-            }
-            _ => Ok(()),
-        }
-    }
-
-    /// After an upload that failed: whether it was our own bytes that are not right.
-    fn check(&self) -> Result<(), RegistryError> {
-        if let Content::Stored { store, digest, .. } = self {
-            let path = store.blob_path(digest);
-            let failed = |source| StoreError::Io { action: "read", path: path.clone(), source };
-            let file = File::open(&path).map_err(failed)?;
-            let (found, _) = Digest::of_reader(file).map_err(failed)?;
-            if found != *digest {
-                let (what, expected) = (path.display().to_string(), *digest);
-                return Err(StoreError::Mismatch { what, expected, found }.into());
-            }
-        }
-        Ok(())
-    }
-}
-
-/// A body that tells how much of it was read.
-struct Watched {
-    inner: io::Take<File>,
-    done: u64,
-    told: Told,
-}
-
-impl Read for Watched {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let length = self.inner.read(buffer)?;
-        self.done += length as u64;
-        (self.told)(self.done);
-        Ok(length)
-    }
-}
-
 /// Chunks of what is too much at once.
 fn smaller(size: u64) -> u64 {
     size.div_ceil(2).clamp(LEAST_CHUNK, CHUNK)
-}
-
-/// How many bytes there are, from `0-99` or `bytes=0-99`.
-fn end(range: &str) -> Option<u64> {
-    let range = range.trim().trim_start_matches("bytes").trim_start_matches(['=', ' ']);
-    range.strip_prefix("0-")?.parse::<u64>().ok()?.checked_add(1)
-}
-
-/// Where a session goes on, seen from the request that was answered. It has to be the registry:
-/// credentials belong to that one. A registry behind a proxy that speaks TLS for it may not
-/// know that, and means itself.
-fn own_address(asked: &Url, location: &str, registry: &Url) -> Result<Url, String> {
-    let mut url =
-        asked.join(location).map_err(|_| format!("its Location is no address: {location}"))?;
-    if url.scheme() == "http" && registry.scheme() == "https" && url.host() == registry.host() {
-        let known = [None, Some(80), registry.port()].contains(&url.port());
-        // Cannot fail for addresses of these schemes.
-        if known && url.set_scheme("https").is_ok() && url.set_port(registry.port()).is_ok() {
-            return Ok(url);
-        }
-    }
-    if url.origin() == registry.origin() {
-        Ok(url)
-    } else {
-        Err(format!(
-            "it sends the upload to another host, `{}`",
-            url.host_str().unwrap_or_default()
-        ))
-    }
-}
-
-/// The session's address as the registry gave it, with the digest added.
-fn with_digest(mut url: Url, digest: &Digest) -> Url {
-    let query = url.query().unwrap_or_default().trim_matches('&').to_owned();
-    url.set_query((!query.is_empty()).then_some(&query));
-    url.query_pairs_mut().append_pair("digest", &digest.to_string());
-    url
 }
 
 #[cfg(test)]
