@@ -10,6 +10,7 @@ mod builders;
 mod container;
 mod pull;
 mod push;
+mod registries;
 mod reuse;
 mod sandbox;
 mod support;
