@@ -21,7 +21,7 @@ pub struct Settings {
     /// Registry, as references name it → who is asked first, in this order. A mirror is
     /// `host[:port][/prefix]`; `mirror.example/hub` has `library/ruby` as `hub/library/ruby`.
     pub mirrors: BTreeMap<String, Vec<String>>,
-    /// Folders in the layout of `/etc/docker/certs.d`; see [`trust`].
+    /// Folders in the layout of `/etc/docker/certs.d`: `HOST[:PORT]/*.crt`, `*.cert` with `*.key`.
     pub certificates: Vec<PathBuf>,
 }
 

@@ -149,7 +149,9 @@ impl Challenge {
         if !good {
             return Err(format!("its token address is not https: {}", self.realm));
         }
-        if url.host_str() != registry.host_str() && is_inside(&url) && !is_inside(registry) {
+        let (to, from) = (place(&url), place(registry));
+        let inside = to == Place::Machine || (to == Place::Inside && from == Place::Outside);
+        if url.host_str() != registry.host_str() && inside {
             return Err(format!("its token address is not a public one: {}", self.realm));
         }
         Ok(url)
@@ -185,16 +187,31 @@ impl Challenge {
     }
 }
 
-/// Whether the address is written as number and is one of a network of somebody's own.
-fn is_inside(url: &Url) -> bool {
+/// Where an address leads that is written as a number.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Place {
+    /// Link-local: clouds keep a machine's secrets there.
+    Machine,
+    /// A network of somebody's own.
+    Inside,
+    /// Anywhere; names too.
+    Outside,
+}
+
+fn place(url: &Url) -> Place {
     use std::net::IpAddr;
     let address = url.host_str().map(|host| host.trim_matches(['[', ']']).parse::<IpAddr>());
-    match address {
-        Some(Ok(IpAddr::V4(a))) => a.is_private() || a.is_loopback() || a.is_link_local(),
+    let (machine, inside) = match address {
+        Some(Ok(IpAddr::V4(a))) => (a.is_link_local(), a.is_private() || a.is_loopback()),
         Some(Ok(IpAddr::V6(a))) => {
-            a.is_unique_local() || a.is_loopback() || a.is_unicast_link_local()
+            (a.is_unicast_link_local(), a.is_unique_local() || a.is_loopback())
         }
-        _ => url.host_str() == Some("localhost"),
+        _ => (false, url.host_str() == Some("localhost")),
+    };
+    match (machine, inside) {
+        (true, _) => Place::Machine,
+        (false, true) => Place::Inside,
+        (false, false) => Place::Outside,
     }
 }
 
@@ -279,6 +296,7 @@ mod tests {
             ("https://a.example/t", "https://r.example/v2/", true),
             ("file:///etc/passwd", "http://r.example/v2/", false),
             ("http://169.254.169.254/t", "http://r.example/v2/", false),
+            ("http://169.254.169.254/t", "http://127.0.0.1:5000/v2/", false),
             ("https://10.0.0.1/t", "https://r.example/v2/", false),
             ("https://[::1]/t", "https://r.example/v2/", false),
             ("https://localhost/t", "https://r.example/v2/", false),

@@ -356,6 +356,20 @@ fn an_acknowledgement_of_less() {
 }
 
 #[test]
+fn a_patch_that_is_answered_otherwise() {
+    for status in [200, 201, 204] {
+        send(
+            &[],
+            nothing,
+            move |request, usual| {
+                if request.method == "PATCH" { usual.code(status) } else { usual }
+            },
+        )
+        .arrives(&[("POST uploads", 1), ("PATCH uploads", 1)]);
+    }
+}
+
+#[test]
 fn a_registry_that_mangles() {
     send(&[], before("PUT uploads", Answer::error(400, "DIGEST_INVALID")), same)
         .arrives(&[("POST uploads", 2)]);
