@@ -199,8 +199,15 @@ fn helpers_that_fail() {
     hanging.fails("r.example/a", "it says nothing for 2 seconds");
     assert!(started.elapsed() < Duration::from_secs(20));
     let child = fs::read_to_string(hanging.folder.path().join("child")).expect("a child");
-    let stat = fs::read_to_string(format!("/proc/{}/stat", child.trim()));
-    assert!(stat.is_err() || stat.is_ok_and(|stat| stat.contains(") Z ")), "it still runs");
+    // A signal takes effect when the kernel gets to it.
+    let ended = || {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", child.trim()));
+        stat.is_err() || stat.is_ok_and(|stat| stat.contains(") Z "))
+    };
+    while !ended() {
+        assert!(started.elapsed() < Duration::from_secs(30), "it still runs");
+        std::thread::sleep(Duration::from_millis(10));
+    }
     let sly = Home::new(&[(CONFIG, r#"{"credsStore":"../../bin/sh"}"#)], &[]);
     sly.fails("r.example/a", "it is not the name of a helper");
 }
