@@ -2,17 +2,17 @@
 //!
 //! One client for all; system certificate roots (`SSL_CERT_FILE` and
 //! `SSL_CERT_DIR` count), `HTTP(S)_PROXY` and `NO_PROXY` are honoured. A failed
-//! try is repeated where repeating can help. Registries have a client of their
-//! own in `registry`; it shares this connection pool.
+//! try is repeated where repeating can help. Registries have clients of their
+//! own in `registry`, one for each that has certificates of its own.
 
 use std::io::{self, Read, Write};
 use std::net::IpAddr;
 use std::thread;
 use std::time::Duration;
 
-use reqwest::blocking::{Client, Response};
+use reqwest::blocking::{Client, ClientBuilder, Response};
 use reqwest::redirect::Policy;
-use reqwest::{StatusCode, Url};
+use reqwest::{Certificate, Identity, StatusCode, Url};
 use thiserror::Error;
 
 /// Tries in all, the first included.
@@ -92,28 +92,36 @@ impl DownloadError {
     }
 }
 
-/// The HTTP client that all rooms share. In a blocking client, the limit counts
-/// anew for the answer's beginning and for each read of its body, but for the
-/// whole of a body that is sent: uploads, which may take long, give none.
-///
-/// # Errors
-/// The machine's certificate roots cannot be used.
-pub fn client(silence: Option<Duration>) -> Result<Client, DownloadError> {
-    new_client(silence, Policy::limited(REDIRECTS))
+/// Whom a client trusts besides the machine's authorities, and who it says it is.
+#[derive(Debug, Default)]
+pub struct Trust {
+    /// Further authorities.
+    pub authorities: Vec<Certificate>,
+    /// A certificate of our own, with its key.
+    pub identity: Option<Identity>,
 }
 
-/// A client for pulling from registries, which redirect to stores of blobs: a redirect out of
-/// TLS, or to the addresses where clouds keep a machine's secrets, is refused. Credentials are
-/// not sent to another host by either client.
+/// A client for registries, which redirect to stores of blobs: a redirect out of TLS, or to the
+/// addresses where clouds keep a machine's secrets, is refused. Credentials are not sent to
+/// another host by any client.
+///
+/// In a blocking client, `silence` counts anew for the answer's beginning and for each read of
+/// its body, but for the whole of a body that is sent: an upload names its own limit. That a
+/// receiver who has stopped reading ends an upload is TCP's doing.
 ///
 /// # Errors
-/// The machine's certificate roots cannot be used.
-pub fn client_for_pulls() -> Result<Client, DownloadError> {
+/// The machine's certificate roots cannot be used, or the certificate of our own.
+pub fn client_for_registries(trust: Trust, silence: Duration) -> Result<Client, DownloadError> {
     let policy = Policy::custom(|attempt| match may_follow(attempt.previous(), attempt.url()) {
         Ok(()) => attempt.follow(),
         Err(problem) => attempt.error(problem),
     });
-    new_client(Some(SILENCE), policy)
+    let mut builder =
+        builder(silence, policy).tls_certs_merge(trust.authorities).tcp_user_timeout(silence);
+    if let Some(identity) = trust.identity {
+        builder = builder.identity(identity);
+    }
+    builder.build().map_err(DownloadError::Client)
 }
 
 /// Whether the addresses of `previous` may send us on to `next`.
@@ -136,7 +144,7 @@ fn may_follow(previous: &[Url], next: &Url) -> Result<(), &'static str> {
     }
 }
 
-fn new_client(silence: Option<Duration>, redirects: Policy) -> Result<Client, DownloadError> {
+fn builder(silence: Duration, redirects: Policy) -> ClientBuilder {
     // Fails when it was installed before, which is as good.
     let _installed_before = rustls::crypto::ring::default_provider().install_default();
     Client::builder()
@@ -145,8 +153,6 @@ fn new_client(silence: Option<Duration>, redirects: Policy) -> Result<Client, Do
         .timeout(silence)
         .tcp_keepalive(Duration::from_secs(30))
         .redirect(redirects)
-        .build()
-        .map_err(DownloadError::Client)
 }
 
 impl Downloads {
@@ -155,7 +161,10 @@ impl Downloads {
     /// # Errors
     /// The machine's certificate roots cannot be used.
     pub fn new() -> Result<Downloads, DownloadError> {
-        client(Some(SILENCE)).map(|client| Downloads { client })
+        builder(SILENCE, Policy::limited(REDIRECTS))
+            .build()
+            .map(|client| Downloads { client })
+            .map_err(DownloadError::Client)
     }
 
     /// Writes the bytes at `address` to what `target` makes, anew for each try.

@@ -4,7 +4,7 @@
 set -eu
 cd "$(dirname "$0")/.."
 
-need="docker.io runc skopeo umoci docker-registry postgresql faketime apache2-utils util-linux mount procps
+need="docker.io runc skopeo umoci docker-registry openssl postgresql faketime apache2-utils util-linux mount procps
 mmdebstrap debian-archive-keyring redis-server"
 missing=""
 for package in $need; do

@@ -4,18 +4,20 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
 
 use clap::Args;
 
 use super::failure::{Failure, Kind};
 use super::machine::{open_store, probe_mode};
 use super::settings::{self, AppSettings, UserSettings};
-use super::{Common, Isolation, notices};
+use super::{Common, Isolation, notices, registries};
 use crate::buildpack::{self, Library, Planned, Wishes};
 use crate::event::{Event, Events, FactShown, StepShown};
 use crate::facts::{self, FactError, Facts, Files};
 use crate::lock::{self, Lock};
+use crate::registry::{Access, RegistryError};
 use crate::sandbox::{self, Mode};
 use crate::source::{IgnoredConfig, Rules, Snapshot};
 use crate::store::Store;
@@ -44,6 +46,19 @@ pub(super) struct AppArguments {
     pub(super) no_ignored_config: bool,
 }
 
+impl AppArguments {
+    /// For commands that take nothing but the folder.
+    pub(super) fn of(app: &Path) -> AppArguments {
+        AppArguments {
+            app: app.to_owned(),
+            buildpack: None,
+            base: None,
+            locked: false,
+            no_ignored_config: false,
+        }
+    }
+}
+
 /// An app, its settings, and the store: what commands share.
 pub(super) struct App {
     pub(super) folder: PathBuf,
@@ -52,6 +67,7 @@ pub(super) struct App {
     pub(super) store: Store,
     pub(super) arguments: AppArguments,
     sandbox: Option<Isolation>,
+    access: OnceLock<Arc<Access>>,
 }
 
 impl App {
@@ -68,7 +84,17 @@ impl App {
             store: open_store(common)?,
             arguments: arguments.clone(),
             sandbox: common.sandbox,
+            access: OnceLock::new(),
         })
+    }
+
+    /// The way to registries, one for all that is done with them.
+    pub(super) fn access(&self) -> Result<&Access, RegistryError> {
+        if let Some(access) = self.access.get() {
+            return Ok(access);
+        }
+        let made = registries::access(&self.user)?;
+        Ok(self.access.get_or_init(|| made))
     }
 
     pub(super) fn snapshot(&self) -> Result<Snapshot, Failure> {

@@ -2,7 +2,6 @@
 //! or a registry.
 
 use std::collections::BTreeMap;
-use std::env;
 use std::error::Error;
 
 use serde::{Deserialize, Serialize};
@@ -10,17 +9,13 @@ use serde::{Deserialize, Serialize};
 use super::app::App;
 use super::failure::Failure;
 use super::machine::architecture;
-use super::settings;
 use crate::buildpack::Planned;
 use crate::digest::{Digest, Fields};
-use crate::download;
 use crate::engine::{BaseImage, Fetch};
 use crate::layer::{Compression, Layer};
 use crate::lock::Lock;
 use crate::plan::Action;
-use crate::registry::{
-    Access, Credentials, Descriptor, Platform, Reference, RegistryError, Resolved, Source,
-};
+use crate::registry::{Descriptor, Platform, Reference, RegistryError, Resolved, Source};
 use crate::store::Table;
 
 /// What is known of an image under apps, without the registry.
@@ -36,35 +31,6 @@ struct Record {
 pub(super) struct FoundBase {
     reference: Reference,
     record: Record,
-    access: Owned,
-}
-
-/// What [`Access`] borrows.
-struct Owned {
-    credentials: Credentials,
-    insecure: Vec<String>,
-    mirrors: BTreeMap<String, Vec<String>>,
-}
-
-impl Owned {
-    fn of(app: &App) -> Result<Owned, Failure> {
-        Ok(Owned {
-            credentials: Credentials::read(&env::vars().collect(), settings::home().as_deref())?,
-            insecure: app.user.registry.insecure.clone(),
-            mirrors: app.user.registry.mirrors.clone(),
-        })
-    }
-
-    fn source(&self, reference: &Reference) -> Result<Source, Box<dyn Error + Send + Sync>> {
-        let client = download::client_for_pulls()?;
-        let access = Access {
-            client: &client,
-            credentials: &self.credentials,
-            insecure: &self.insecure,
-            mirrors: &self.mirrors,
-        };
-        Ok(Source::open(reference, &access)?)
-    }
 }
 
 impl App {
@@ -87,7 +53,6 @@ impl App {
                 .advise("build once without --locked, and commit forge.lock"));
         }
         reference.digest = pinned;
-        let access = Owned::of(self)?;
         let platform = Platform {
             os: "linux".to_owned(),
             architecture: architecture().to_owned(),
@@ -103,7 +68,7 @@ impl App {
         let (named, record) = match (pinned, known) {
             (Some(named), Some(record)) => (named, record),
             _ => {
-                let source = access.source(&reference).map_err(|error| failure(error.as_ref()))?;
+                let source = Source::open(&reference, self.access()?)?;
                 let resolved = source.resolve(&platform, &self.store).map_err(|error| {
                     let failure = Failure::from(error).advise(format!(
                         "is `{text}` right, and can its registry be reached? `[registry.mirrors]` in the user's settings names others"
@@ -134,19 +99,49 @@ impl App {
             let of_image = &mut planned.plan.image.environment;
             of_image.entry(name.clone()).or_insert_with(|| value.clone());
         }
-        Ok(Some(FoundBase { reference, record, access }))
+        Ok(Some(FoundBase { reference, record }))
     }
 }
 
 impl FoundBase {
+    pub(super) fn reference(&self) -> &Reference {
+        &self.reference
+    }
+
+    pub(super) fn layers(&self) -> impl Iterator<Item = Digest> {
+        self.record.layers.iter().map(|layer| layer.digest)
+    }
+
+    /// Brings one layer, whoever has it.
+    pub(super) fn bring(
+        &self,
+        app: &App,
+        digest: &Digest,
+    ) -> Result<(), Box<dyn Error + Send + Sync>> {
+        let layers: Vec<Descriptor> =
+            self.descriptors().into_iter().filter(|layer| layer.digest == *digest).collect();
+        let source = Source::open(&self.reference, app.access()?)?;
+        Ok(source.fetch(&layers, &app.store, &|_, _| {})?)
+    }
+
     /// Brings the layers that the store does not have.
     pub(super) fn fetch(
         &self,
         app: &App,
         progress: &(dyn Fn(u64, u64) + Sync),
     ) -> Result<(), Box<dyn Error + Send + Sync>> {
-        let layers: Vec<Descriptor> = self
-            .record
+        let layers = self.descriptors();
+        for layer in &layers {
+            if app.store.blob_size(&layer.digest)? != Some(layer.size) {
+                let source = Source::open(&self.reference, app.access()?)?;
+                return Ok(source.fetch(&layers, &app.store, progress)?);
+            }
+        }
+        Ok(())
+    }
+
+    fn descriptors(&self) -> Vec<Descriptor> {
+        self.record
             .layers
             .iter()
             .zip(&self.record.media_types)
@@ -155,14 +150,7 @@ impl FoundBase {
                 digest: layer.digest,
                 size: layer.size,
             })
-            .collect();
-        for layer in &layers {
-            if app.store.blob_size(&layer.digest)? != Some(layer.size) {
-                let source = self.access.source(&self.reference)?;
-                return Ok(source.fetch(&layers, &app.store, progress)?);
-            }
-        }
-        Ok(())
+            .collect()
     }
 
     pub(super) fn image<'a>(&self, fetch: &'a Fetch<'a>) -> BaseImage<'a> {

@@ -19,12 +19,12 @@ use super::{Common, interrupt, view};
 use crate::buildpack::Planned;
 use crate::download::Downloads;
 use crate::engine::{Built, Engine, EngineError, Identity};
-use crate::event::{Event, Events, LayerShown, Summary};
+use crate::event::{Event, LayerShown, Summary};
 use crate::image::{self, Image, Settings};
 use crate::layer::Compression;
 use crate::lock::Lock;
 use crate::plan::{APP_FOLDER, APP_USER, Plan};
-use crate::registry::{self, Reference, Registry};
+use crate::registry::Reference;
 use crate::sandbox::Running;
 use crate::source::Snapshot;
 use crate::store::Table;
@@ -107,7 +107,7 @@ pub(super) fn build(common: &Common, arguments: &BuildArguments) -> Result<ExitC
             events.send(Event::Written { to: output.text.clone() });
         }
         if arguments.push {
-            app.push(&image, &tags, &events)?;
+            app.push(&image, base.as_ref(), &tags, &events)?;
         }
         events.send(Event::Finished(summary(&app.folder, &planned, &built, &image, started)));
         Ok(image)
@@ -197,19 +197,6 @@ impl App {
         self.store.write_blob(&image.manifest)?;
         self.store.put(Table::Images, &image.digest, &image.layers)?;
         self.store.set_root(&self.root_name()?, &image.digest)?;
-        Ok(())
-    }
-
-    fn push(&self, image: &Image, tags: &[Reference], events: &Events) -> Result<(), Failure> {
-        let client = crate::download::client(None)?;
-        let docker_config =
-            registry::Credentials::read(&env::vars().collect(), settings::home().as_deref())?;
-        for tag in tags {
-            let registry =
-                Registry::open(&client, tag, &docker_config, &self.user.registry.insecure)?;
-            registry.push(image, &self.store, tag, events)?;
-            events.send(Event::Written { to: tag.to_string() });
-        }
         Ok(())
     }
 }

@@ -13,7 +13,6 @@ use crate::engine::EngineError;
 use crate::facts::FactError;
 use crate::image::ImageError;
 use crate::lock::LockError;
-use crate::registry::RegistryError;
 use crate::sandbox::{Mode, SandboxError};
 use crate::source::SourceError;
 use crate::store::StoreError;
@@ -262,28 +261,6 @@ impl From<ImageError> for Failure {
 impl From<DownloadError> for Failure {
     fn from(error: DownloadError) -> Failure {
         Failure::of(Kind::Network, &error)
-    }
-}
-
-impl From<RegistryError> for Failure {
-    fn from(error: RegistryError) -> Failure {
-        Failure::from(&error)
-    }
-}
-
-impl From<&RegistryError> for Failure {
-    fn from(error: &RegistryError) -> Failure {
-        let failure = Failure::of(Kind::Network, error);
-        match error {
-            RegistryError::Reference { .. } | RegistryError::Credentials { .. } => {
-                Failure { kind: Kind::Usage, ..failure }
-            }
-            RegistryError::Refused { status, .. } if [401, 403].contains(status) => {
-                failure.advise("log in with `docker login`, or check what the account may push")
-            }
-            RegistryError::Store(_) => Failure { kind: Kind::App, ..failure },
-            _ => failure,
-        }
     }
 }
 

@@ -24,6 +24,8 @@ mod notices;
 mod output;
 mod packages;
 mod plan;
+mod push;
+mod registries;
 mod run;
 mod settings;
 mod store;
@@ -91,6 +93,8 @@ enum Command {
     Build(build::BuildArguments),
     /// Show what was detected and what a build would do
     Plan(plan::PlanArguments),
+    /// Push the image that was built last; prints its digest
+    Push(push::PushArguments),
     /// Run a process of the built image on this machine
     Run(run::RunArguments),
     /// Show what this machine can do
@@ -131,14 +135,17 @@ pub fn main() -> ExitCode {
     // private is made so explicitly.
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
     let arguments = Arguments::parse();
-    let has_json =
-        matches!(arguments.command, Command::Build(_) | Command::Plan(_) | Command::Update(_));
+    let has_json = matches!(
+        arguments.command,
+        Command::Build(_) | Command::Plan(_) | Command::Push(_) | Command::Update(_)
+    );
     if arguments.common.json && !has_json {
-        return Failure::usage("`--json` is for build, plan and update").show(false);
+        return Failure::usage("`--json` is for build, plan, push and update").show(false);
     }
     let result = match arguments.command {
         Command::Build(build) => build::build(&arguments.common, &build),
         Command::Plan(plan) => plan::plan(&arguments.common, &plan),
+        Command::Push(push) => push::push(&arguments.common, &push),
         Command::Run(run) => run::run(&arguments.common, &run),
         Command::Doctor => doctor::doctor(&arguments.common),
         Command::Buildpack(BuildpackCommand::List) => plan::list_buildpacks(),

@@ -35,14 +35,7 @@ pub(super) struct RunArguments {
 }
 
 pub(super) fn run(common: &Common, arguments: &RunArguments) -> Result<ExitCode, Failure> {
-    let app_arguments = AppArguments {
-        app: arguments.app.clone(),
-        buildpack: None,
-        base: None,
-        locked: false,
-        no_ignored_config: false,
-    };
-    let app = App::open(common, &app_arguments)?;
+    let app = App::open(common, &AppArguments::of(&arguments.app))?;
     let not_built = || {
         Failure::usage(format!("`{}` has not been built into this store", arguments.app.display()))
             .advise(format!("build it first: `forge build {}`", arguments.app.display()))

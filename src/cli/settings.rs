@@ -98,6 +98,8 @@ pub(super) struct RegistrySettings {
     pub(super) insecure: Vec<String>,
     /// Registry → hosts that are asked before it, `host[:port][/prefix]`.
     pub(super) mirrors: BTreeMap<String, Vec<String>>,
+    /// A folder in the layout of `/etc/docker/certs.d`, before those of docker and podman.
+    pub(super) certificates: Option<PathBuf>,
 }
 
 fn read<T: Default + for<'de> Deserialize<'de>>(path: &Path) -> Result<T, Failure> {

@@ -45,7 +45,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("layer", &["digest", "tree"]),
     ("lock", &["digest", "plan"]),
     ("plan", &["digest"]),
-    ("registry", &["digest", "event", "image", "layer", "store"]),
+    ("registry", &["digest", "download", "event", "image", "layer", "store"]),
     ("sandbox", &["tree"]),
     ("source", &["digest", "plan", "tree"]),
     ("store", &["digest", "tree"]),
@@ -105,7 +105,10 @@ fn arrows_point_one_way() {
     for (room, files) in &rooms {
         for file in files {
             let text = fs::read_to_string(file).unwrap();
-            // Tests may use anything.
+            // Tests may use anything, also in a file of their own.
+            if file.ends_with("tests.rs") {
+                continue;
+            }
             let text = text.split("#[cfg(test)]\nmod tests").next().unwrap_or_default();
             let code = text.lines().filter(|line| !line.trim_start().starts_with("//"));
             for line in code {

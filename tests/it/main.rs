@@ -15,6 +15,7 @@ mod pull;
 mod push;
 mod rails;
 mod rails_bad_input;
+mod registries;
 mod reuse;
 mod sandbox;
 mod support;

@@ -13,7 +13,7 @@ use forge::digest::Digest;
 use forge::event::Events;
 use forge::image::{Image, ImageLayer, Settings, assemble};
 use forge::layer::{Compression, Packed, Recipe, pack, unpack};
-use forge::registry::{Access, Credentials, Reference, Registry, Resolved, Source};
+use forge::registry::{Access, Credentials, Push, Reference, Resolved, Source};
 use forge::store::{Store, StoreError};
 use forge::tree::{Node, Tree};
 
@@ -85,11 +85,19 @@ fn image(store: &Store, trees: &[(Digest, Tree)], compression: Compression) -> I
     assemble(&settings, layers.collect()).unwrap()
 }
 
+fn access(credentials: &Credentials) -> Access {
+    Access::new(forge::registry::Settings {
+        credentials: credentials.clone(),
+        insecure: Vec::new(),
+        mirrors: BTreeMap::new(),
+        certificates: Vec::new(),
+    })
+}
+
 /// Pulls into a store of its own and unpacks.
 fn pull(name: &str, credentials: &Credentials) -> (Resolved, Tree) {
     let store = Store::open(&folder("pulled").join("store")).unwrap();
-    let client = forge::download::client_for_pulls().unwrap();
-    let access = Access { client: &client, credentials, insecure: &[], mirrors: &BTreeMap::new() };
+    let access = access(credentials);
     let source = Source::open(&name.parse().unwrap(), &access).unwrap();
     let resolved = source.resolve(&"linux/amd64".parse().unwrap(), &store).unwrap();
     let last = Mutex::new((0, 1));
@@ -134,7 +142,7 @@ fn what_was_pushed_comes_back() {
     let credentials = Credentials::read(&variables, None).unwrap();
 
     let (trees, expected) = trees(&store);
-    let client = forge::download::client(None).unwrap();
+    let access = access(&credentials);
     let zstd = Compression::Zstd { level: 3 };
     for (tag, compression) in
         [("gzip", Compression::DEFAULT), ("zstd", zstd), ("none", Compression::None)]
@@ -143,10 +151,15 @@ fn what_was_pushed_comes_back() {
         let name = format!("127.0.0.1:{port}/team/base:{tag}");
         let reference = Reference::for_push(&name).unwrap();
         let (sender, _events) = std::sync::mpsc::channel();
-        Registry::open(&client, &reference, &credentials, &[])
-            .unwrap()
-            .push(&image, &store, &reference, &Events::new(sender))
-            .unwrap();
+        let push = Push {
+            image: &image,
+            store: &store,
+            tags: &[tag.to_owned()],
+            origins: &BTreeMap::new(),
+            bring: &|_| Ok(()),
+            events: &Events::new(sender),
+        };
+        access.repository(&reference).unwrap().push(&push).unwrap();
 
         let (resolved, tree) = pull(&name, &credentials);
         assert_eq!(tree.to_text(), expected.to_text(), "{tag}");

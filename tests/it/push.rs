@@ -1,7 +1,8 @@
 //! Pushing to a real registry that asks for a password.
 
 use std::fs;
-use std::process::Command;
+use std::io::{BufRead, BufReader};
+use std::process::{Command, Stdio};
 
 use crate::support::{Forge, folder, give, have, need_root, ok, registry, text, warm};
 
@@ -49,4 +50,66 @@ fn push_with_a_password() {
     // What is there is not sent again.
     let again = text(&forge.run(&["build", &app, "--tag", &tag, "--push"]).stderr);
     assert!(again.contains("was there") && !again.contains("pushed,"), "{again}");
+}
+
+#[test]
+fn a_push_that_is_killed_and_done_again() {
+    if !have(&["docker-registry", "htpasswd", "skopeo", "setpriv"]) || !need_root() {
+        return;
+    }
+    let (store, app, digest) = warm();
+    let folder = folder("killed");
+    let (_registry, port) = registry(&folder);
+    let tag = |name: &str| format!("127.0.0.1:{port}/team/logbook:{name}");
+    let auth = format!("{{\"127.0.0.1:{port}\":\"Basic dXNlcjpzZWNyZXQ=\"}}");
+    let forge = Forge::new(store).with("CNB_REGISTRY_AUTH", &auth);
+    let app = app.display().to_string();
+    let (v1, v2) = (tag("v1"), tag("v2"));
+    let words = ["push", app.as_str(), "--tag", &v1, "--tag", &v2, "--json"];
+
+    // Killed as soon as the first blob is there.
+    let mut child = forge.command(&words).stdout(Stdio::piped()).spawn().unwrap();
+    let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    let sent = |line: &str| -> Option<u64> {
+        let event: serde_json::Value = serde_json::from_str(line).unwrap();
+        (event["event"] == "pushed").then(|| event["sent"].as_u64().unwrap())
+    };
+    let first = lines.map_while(Result::ok).find_map(|line| sent(&line));
+    assert!(first > Some(0), "{first:?}");
+    let pid = rustix::process::Pid::from_child(&child);
+    rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+    assert!(!child.wait().unwrap().success());
+    let inspect = |name: &str| {
+        Command::new("skopeo")
+            .args(["inspect", "--tls-verify=false", "--creds", "user:secret", "--format"])
+            .args(["{{.Digest}}".to_owned(), format!("docker://{}", tag(name))])
+            .output()
+            .unwrap()
+    };
+    assert!(!inspect("v1").status.success() && !inspect("v2").status.success());
+
+    // Again: what is there is not sent again, and both tags name the image.
+    let again = forge.run(&words);
+    assert!(again.status.success(), "{}", text(&again.stderr));
+    let sent: Vec<u64> = text(&again.stdout).lines().filter_map(sent).collect();
+    let there = sent.iter().filter(|bytes| **bytes == 0).count();
+    assert!(there > 0 && there < sent.len(), "{sent:?}");
+    for name in ["v1", "v2"] {
+        assert_eq!(text(&inspect(name).stdout).trim_end(), digest);
+    }
+
+    // Two at once, into another repository: both succeed.
+    let other = format!("127.0.0.1:{port}/team/twice:v1");
+    let both = std::thread::scope(|scope| {
+        [(); 2]
+            .map(|()| scope.spawn(|| forge.run(&["push", &app, "--tag", &other])))
+            .map(|one| one.join().unwrap())
+    });
+    for one in both {
+        assert!(one.status.success(), "{}", text(&one.stderr));
+        assert_eq!(text(&one.stdout).trim_end(), digest);
+    }
+    let never = forge.run(&["push", &folder.display().to_string(), "--tag", &other]);
+    assert_eq!(never.status.code(), Some(2));
+    assert!(text(&never.stderr).contains("has not been built into this store"));
 }

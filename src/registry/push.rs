@@ -1,0 +1,232 @@
+//! Pushing an image: its blobs, some at once, then its manifest, and the tags last, so that a
+//! tag never names half an image.
+//!
+//! - A tag that names the image already means that nothing is to be done: a registry keeps what
+//!   a manifest is made of.
+//! - A registry that has lost a blob since it was asked for it (garbage collection, storage that
+//!   lags behind) says so of the manifest; then all are looked for again.
+//! - Whether a tag may move is the registry's to say; when it may not, and names this image, all
+//!   is well.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::error::Error;
+use std::io;
+use std::sync::Arc;
+
+use rayon::prelude::*;
+use reqwest::StatusCode;
+
+use super::content::{Content, Told};
+use super::error::{Reason, Right};
+use super::repository::{MANIFEST_LIMIT, Name};
+use super::upload::{Blob, Sent};
+use super::wire::header;
+use super::{RegistryError, Repository};
+use crate::digest::Digest;
+use crate::event::{Event, Events};
+use crate::image::{Image, MANIFEST_TYPE};
+use crate::store::Store;
+
+/// Uploads at once: as for downloads, but registries and home lines mind more.
+const UPLOADS: usize = 4;
+/// How often a manifest is put there anew because the registry has lost blobs.
+const REPAIRS: u32 = 2;
+
+/// Brings a blob into the store that is known and not there, so that it can be sent.
+pub type Bring<'a> = dyn Fn(&Digest) -> Result<(), Box<dyn Error + Send + Sync>> + Sync + 'a;
+
+/// What is pushed.
+pub struct Push<'a> {
+    /// The image.
+    pub image: &'a Image,
+    /// Where its layers are.
+    pub store: &'a Store,
+    /// What to call it in the repository; all of them.
+    pub tags: &'a [String],
+    /// Repositories of the same registry that have a layer, the likeliest first.
+    pub origins: &'a BTreeMap<Digest, Vec<String>>,
+    /// Called for a layer that neither the registry nor the store has.
+    pub bring: &'a Bring<'a>,
+    /// Who is told.
+    pub events: &'a Events,
+}
+
+/// One blob of an image.
+struct Part<'p> {
+    what: &'p str,
+    blob: Blob<'p>,
+    content: Content<'p>,
+}
+
+impl Repository {
+    /// Sends what the registry does not have, then the manifest, then the tags.
+    ///
+    /// # Errors
+    /// See [`RegistryError`]; no tag is touched before all else went well.
+    pub fn push(&self, push: &Push<'_>) -> Result<(), RegistryError> {
+        let image = push.image;
+        let mut tags = Vec::new();
+        for tag in push.tags {
+            if self.names(tag, &image.digest)? {
+                continue;
+            }
+            tags.push(tag);
+        }
+        let parts = parts(push);
+        let told = |what: &str, sent| {
+            push.events.send(Event::Pushed { what: what.to_owned(), sent });
+        };
+        if tags.len() < push.tags.len() {
+            parts.iter().for_each(|part| told(part.what, 0));
+        } else {
+            self.send_parts(&parts, push.events, &told)?;
+        }
+        let by_digest = Name::Digest(&image.digest);
+        let names = tags.iter().map(|tag| Name::Tag(tag));
+        // With several tags, the first one shall not be the only one because of a manifest that
+        // the registry does not take.
+        let names: Vec<Name<'_>> = match tags.len() {
+            0 | 1 => names.collect(),
+            _ => [by_digest].into_iter().chain(names).collect(),
+        };
+        let mut repairs = 0;
+        for name in names {
+            loop {
+                match self.put_manifest(name, MANIFEST_TYPE, &image.manifest) {
+                    Ok(_) => break,
+                    Err(error) if repairs < REPAIRS && misses_blobs(&error) => {
+                        repairs += 1;
+                        self.rest(repairs);
+                        self.forget_blobs();
+                        self.send_parts(&parts, push.events, &|_, _| {})?;
+                    }
+                    Err(error) => return Err(error),
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether the tag names the manifest. Who may not look may still be allowed to push.
+    fn names(&self, tag: &str, digest: &Digest) -> Result<bool, RegistryError> {
+        match self.tagged_with(Right::Push, tag) {
+            Ok(found) => Ok(found == Some(*digest)),
+            Err(RegistryError::Refused { .. } | RegistryError::Protocol { .. }) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn send_parts(
+        &self,
+        parts: &[Part<'_>],
+        events: &Events,
+        told: &(dyn Fn(&str, u64) + Sync),
+    ) -> Result<(), RegistryError> {
+        let pool =
+            rayon::ThreadPoolBuilder::new().num_threads(UPLOADS).build().map_err(|error| {
+                let task = self.task(Right::Push, "start uploads");
+                self.broke(&task, io::Error::other(error))
+            })?;
+        let send = |part: &Part<'_>| {
+            let (what, total) = (part.what.to_owned(), part.blob.size);
+            let events = events.clone();
+            let progress: Told = Arc::new(move |done| {
+                events.send(Event::Pushing { what: what.clone(), done, total });
+            });
+            let sent = self.put_blob(&part.blob, &part.content, &progress)?;
+            told(part.what, if let Sent::Uploaded(bytes) = sent { bytes } else { 0 });
+            Ok(())
+        };
+        // In order, the largest not last: layers at the bottom are.
+        pool.install(|| parts.par_iter().with_max_len(1).try_for_each(send))
+    }
+
+    /// Puts a manifest there, under a tag or under its digest, and makes sure that it arrived.
+    ///
+    /// # Errors
+    /// See [`RegistryError`]; [`RegistryError::Immutable`] when the tag names another one for
+    /// good.
+    pub fn put_manifest(
+        &self,
+        name: Name<'_>,
+        media_type: &str,
+        bytes: &[u8],
+    ) -> Result<Digest, RegistryError> {
+        let digest = Digest::of(bytes);
+        let task = self.task(Right::Push, format!("put the manifest `{name}`"));
+        if bytes.len() as u64 > MANIFEST_LIMIT {
+            let problem = format!(
+                "the manifest has {} bytes, and no registry has to take more than {MANIFEST_LIMIT}",
+                bytes.len()
+            );
+            return Err(self.odd(&task, problem));
+        }
+        let url = self.address(&format!("manifests/{name}"));
+        let make = || {
+            let request = self.client.put(url.clone()).header("Content-Type", media_type);
+            Ok(request.body(bytes.to_vec()))
+        };
+        let response = self.send(&task, &make)?;
+        if response.status().is_success() {
+            return match header(&response, "docker-content-digest") {
+                Some(said) if said.parse() != Ok(digest) => {
+                    Err(self.odd(&task, format!("it names the manifest {said}, not {digest}")))
+                }
+                _ if response.status() == StatusCode::CREATED => Ok(digest),
+                // Something that says yes to everything is no registry.
+                _ => match self.manifest(Name::Digest(&digest))? {
+                    Some(found) if found.bytes == bytes => Ok(digest),
+                    _ => {
+                        let status = response.status();
+                        Err(self.odd(&task, format!("it says {status}, and has not got it")))
+                    }
+                },
+            };
+        }
+        let error = self.refused(&task, response);
+        if let (Name::Tag(tag), RegistryError::Refused { refusal, .. }) = (name, &error)
+            && (refusal.reason() == Reason::Immutable
+                || [403, 405, 409, 412].contains(&refusal.status))
+            && let Ok(Some(found)) = self.tagged_with(Right::Push, tag)
+        {
+            if found == digest {
+                return Ok(digest);
+            }
+            if refusal.reason() == Reason::Immutable {
+                return Err(RegistryError::Immutable {
+                    repository: self.to_string(),
+                    tag: tag.to_owned(),
+                    found,
+                    wanted: digest,
+                    refusal: refusal.clone(),
+                });
+            }
+        }
+        Err(error)
+    }
+}
+
+fn misses_blobs(error: &RegistryError) -> bool {
+    let RegistryError::Refused { refusal, .. } = error else { return false };
+    let codes = ["MANIFEST_BLOB_UNKNOWN", "BLOB_UNKNOWN"];
+    refusal.codes.iter().any(|code| codes.contains(&code.as_str()))
+}
+
+/// The blobs of the image, each once.
+fn parts<'p>(push: &'p Push<'p>) -> Vec<Part<'p>> {
+    let mut seen = BTreeSet::new();
+    let mut parts = Vec::new();
+    for layer in push.image.layers.iter().filter(|layer| seen.insert(layer.layer.digest)) {
+        let (digest, size) = (layer.layer.digest, layer.layer.size);
+        let from = push.origins.get(&digest).map_or(&[][..], Vec::as_slice);
+        let content = Content::Stored { store: push.store, digest, bring: Some(push.bring) };
+        parts.push(Part { what: &layer.name, blob: Blob { digest, size, from }, content });
+    }
+    let config = &push.image.config;
+    let blob = Blob { digest: push.image.config_digest, size: config.len() as u64, from: &[] };
+    parts.push(Part { what: "configuration", blob, content: Content::Memory(config) });
+    parts
+}
+
+#[cfg(test)]
+mod tests;
