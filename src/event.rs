@@ -4,6 +4,8 @@
 //! plain view and `--json` are views of this list and nothing else is printed.
 //! An event carries data, not sentences, except for words that came from outside.
 
+use std::error::Error;
+use std::fmt::Write;
 use std::sync::mpsc::Sender;
 
 use serde::Serialize;
@@ -142,6 +144,11 @@ pub enum Event {
         /// Bytes that were sent; nothing when the registry had it.
         sent: u64,
     },
+    /// The whole image is known: nothing has changed since it was made.
+    ImageKnown {
+        /// The repository that knows it.
+        repository: String,
+    },
     /// The image was written somewhere.
     Written {
         /// Where: a file, a folder, a reference.
@@ -225,4 +232,20 @@ impl Events {
     pub fn notice(&self, text: impl Into<String>, advice: Option<String>) {
         self.send(Event::Notice { text: text.into(), advice });
     }
+}
+
+/// An error with all its causes in one sentence, for a notice.
+#[must_use]
+pub fn with_causes(error: &(dyn Error + 'static)) -> String {
+    let mut message = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let text = error.to_string();
+        // Transparent errors repeat their cause.
+        if !message.ends_with(&text) {
+            let _written = write!(message, ": {text}");
+        }
+        cause = error.source();
+    }
+    message
 }

@@ -261,8 +261,8 @@ impl App {
         probe_mode(&self.store, self.sandbox)
     }
 
-    pub(super) fn save_lock(&self, lock: &Lock, events: &Events) -> Result<(), Failure> {
-        let text = lock.text();
+    /// Writes what a build that went well has chosen.
+    pub(super) fn save_lock(&self, text: &str, events: &Events) -> Result<(), Failure> {
         let there = fs::read_to_string(self.lock_path()).unwrap_or_default();
         if self.arguments.locked && there != text {
             return Err(Failure::usage(
@@ -270,7 +270,7 @@ impl App {
             )
             .advise("build once without --locked, and commit forge.lock"));
         }
-        self.write_lock(&text, events);
+        self.write_lock(text, events);
         Ok(())
     }
 

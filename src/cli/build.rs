@@ -10,6 +10,7 @@ use std::time::Instant;
 use clap::{Args, ValueEnum};
 
 use super::app::{App, AppArguments};
+use super::cache::SharedCache;
 use super::failure::{Failure, Kind};
 use super::machine::{architecture, processors};
 use super::output::{Target, created};
@@ -17,17 +18,20 @@ use super::packages::Chooser;
 use super::settings;
 use super::{Common, interrupt, view};
 use crate::buildpack::Planned;
+use crate::digest::{Digest, Fields};
 use crate::download::Downloads;
-use crate::engine::{Built, Engine, EngineError, Identity};
+use crate::engine::{Built, Cache, Engine, EngineError, Identity};
 use crate::event::{Event, LayerShown, Summary};
 use crate::image::{self, Image, Settings};
-use crate::layer::Compression;
+use crate::layer::{Compression, Recipe};
 use crate::lock::Lock;
-use crate::plan::{APP_FOLDER, APP_USER, Plan};
+use crate::plan::key::deep_key;
+use crate::plan::{APP_FOLDER, APP_USER, Action, Plan};
 use crate::registry::Reference;
 use crate::sandbox::Running;
 use crate::source::Snapshot;
 use crate::store::Table;
+use crate::tree::Tree;
 
 #[derive(Clone, Debug, Args)]
 pub(super) struct BuildArguments {
@@ -43,6 +47,13 @@ pub(super) struct BuildArguments {
     /// may be given several times
     #[arg(long, short, value_name = "KIND:PATH")]
     output: Vec<String>,
+    /// A repository in which results are kept for other machines, and looked up; `none`
+    /// for none [default with --push: the image's own repository]
+    #[arg(long, value_name = "REPOSITORY")]
+    cache: Option<String>,
+    /// A repository in which results are looked up only; may be given several times
+    #[arg(long, value_name = "REPOSITORY")]
+    cache_from: Vec<String>,
     /// Compression of the layers
     #[arg(long, value_enum, default_value_t = CompressionArgument::Gzip)]
     compression: CompressionArgument,
@@ -98,19 +109,70 @@ pub(super) fn build(common: &Common, arguments: &BuildArguments) -> Result<ExitC
         let base = app.find_base(&mut planned, &mut lock)?;
         let chooser = Chooser::new(&app, &events, base.as_ref());
         chooser.choose_all(&mut planned.plan, &mut lock)?;
-        let built = app.run(&planned.plan, &snapshot, &mut lock, &chooser, &running, arguments)?;
-        app.save_lock(&lock, &events)?;
-        let image = image::assemble(&image_settings(&planned, &created), built.layers.clone())?;
-        app.keep(&image)?;
-        for output in &outputs {
-            output.write(&image, &app.store, &tags)?;
-            events.send(Event::Written { to: output.text.clone() });
+        let settings = image_settings(&planned, &created);
+        let pushed = if arguments.push { &tags[..] } else { &[] };
+        let (to, from) = (arguments.cache.as_deref(), &arguments.cache_from);
+        let cache = SharedCache::open(&app, &events, to, from, pushed)?;
+        let work = Work {
+            app: &app,
+            plan: &planned.plan,
+            snapshot: &snapshot,
+            chooser: &chooser,
+            cache: cache.as_ref(),
+            running: &running,
+            arguments,
+        };
+        let push = |image: &Image| app.push(image, base.as_ref(), cache.as_ref(), pushed, &events);
+        let has_lost = || cache.as_ref().is_some_and(SharedCache::has_lost);
+
+        let mut needs_bytes = !arguments.push || !outputs.is_empty();
+        let known = if needs_bytes || arguments.check {
+            None
+        } else {
+            work.known(&settings, &lock.whole_text())?
+        };
+        if let Some((image, repository)) = known {
+            events.send(Event::ImageKnown { repository });
+            match push(&image) {
+                Ok(()) => {
+                    app.save_lock(&lock.whole_text(), &events)?;
+                    app.keep(&image)?;
+                    events.send(Event::Finished(summary(
+                        &app.folder,
+                        &planned,
+                        None,
+                        &image,
+                        started,
+                    )));
+                    return Ok(image);
+                }
+                Err(_) if has_lost() => needs_bytes = true,
+                Err(error) => return Err(error),
+            }
         }
-        if arguments.push {
-            app.push(&image, base.as_ref(), &tags, &events)?;
+        loop {
+            let built = work.run(&mut lock, needs_bytes)?;
+            app.save_lock(&lock.text(), &events)?;
+            let image = image::assemble(&settings, built.layers.clone())?;
+            app.keep(&image)?;
+            for output in &outputs {
+                output.write(&image, &app.store, &tags)?;
+                events.send(Event::Written { to: output.text.clone() });
+            }
+            match push(&image) {
+                Ok(()) => {}
+                // The cache has told what it lost; now all is made here.
+                Err(_) if !needs_bytes && has_lost() => {
+                    needs_bytes = true;
+                    continue;
+                }
+                Err(error) => return Err(error),
+            }
+            work.publish(&built, &settings, &image, &mut lock, pushed)?;
+            let summary = summary(&app.folder, &planned, Some(&built), &image, started);
+            events.send(Event::Finished(summary));
+            return Ok(image);
         }
-        events.send(Event::Finished(summary(&app.folder, &planned, &built, &image, started)));
-        Ok(image)
     })
     .and_then(|image| {
         if !common.json {
@@ -120,68 +182,30 @@ pub(super) fn build(common: &Common, arguments: &BuildArguments) -> Result<ExitC
     })
 }
 
-impl App {
-    fn run(
-        &self,
-        plan: &Plan,
-        snapshot: &Snapshot,
-        lock: &mut Lock,
-        chooser: &Chooser<'_>,
-        running: &Running,
-        arguments: &BuildArguments,
-    ) -> Result<Built, Failure> {
-        let events = &chooser.events;
-        let (mirrors, _) = settings::mirrors(&self.user.debian);
-        let mode = OnceLock::new();
-        let platform = format!("linux/{}", architecture());
-        let variables: BTreeMap<String, String> = env::vars().collect();
-        let shared = Mutex::new(std::mem::take(lock));
-        let fetch = |progress: &(dyn Fn(u64, u64) + Sync)| match chooser.base {
-            Some(base) => base.fetch(self, progress),
-            None => Ok(()),
-        };
-        let engine = Engine {
-            plan,
-            snapshot,
-            store: &self.store,
-            lock: &shared,
-            events: events.clone(),
-            running,
-            mode: &|| {
-                mode.get_or_init(|| self.mode())
-                    .clone()
-                    .map_err(|tried| EngineError::NoSandbox { tried })
-            },
-            downloads: &|| Ok(Downloads::new()?),
-            base: chooser.base.map(|base| base.image(&fetch)),
-            cache: None,
-            choose: &|step, ground| {
-                let mut lock = shared.lock().unwrap_or_else(PoisonError::into_inner);
-                chooser.choose(step, ground, &mut lock)
-            },
-            addresses: &|package| mirrors.addresses(package),
-            identity: Identity::of_machine(
-                &variables,
-                settings::home().as_deref(),
-                Path::new("/tmp/home"),
-            ),
-            jobs: arguments.jobs.unwrap_or_else(processors),
-            platform: &platform,
-            compression: arguments.compression.value(),
-            check: arguments.check,
-        };
-        let built = engine.build();
+/// What a plan is carried out with.
+struct Work<'a> {
+    app: &'a App,
+    plan: &'a Plan,
+    snapshot: &'a Snapshot,
+    chooser: &'a Chooser<'a>,
+    cache: Option<&'a SharedCache<'a>>,
+    running: &'a Running,
+    arguments: &'a BuildArguments,
+}
+
+impl Work<'_> {
+    /// Carries the plan out.
+    fn run(&self, lock: &mut Lock, needs_bytes: bool) -> Result<Built, Failure> {
+        let built = self.with_engine(lock, needs_bytes, |engine| engine.build());
         let interrupted = interrupt::happened();
-        drop(engine);
-        *lock = shared.into_inner().unwrap_or_else(PoisonError::into_inner);
         match built {
             Ok(built) => Ok(built),
             Err(error) => {
                 // What was chosen before a failure need not be chosen again. Nothing
                 // may hide the failure itself, so a lock that cannot be written
                 // is only told.
-                if !interrupted && !self.arguments.locked {
-                    self.write_lock(&lock.whole_text(), events);
+                if !interrupted && !self.app.arguments.locked {
+                    self.app.write_lock(&lock.whole_text(), &self.chooser.events);
                 }
                 if interrupted {
                     Err(Failure::new(Kind::Interrupted, "interrupted"))
@@ -192,6 +216,100 @@ impl App {
         }
     }
 
+    fn with_engine<R>(
+        &self,
+        lock: &mut Lock,
+        needs_bytes: bool,
+        act: impl FnOnce(&Engine<'_>) -> R,
+    ) -> R {
+        let (app, chooser) = (self.app, self.chooser);
+        let (mirrors, _) = settings::mirrors(&app.user.debian);
+        let mode = OnceLock::new();
+        let platform = platform();
+        let variables: BTreeMap<String, String> = env::vars().collect();
+        let shared = Mutex::new(std::mem::take(lock));
+        let fetch = |progress: &(dyn Fn(u64, u64) + Sync)| match chooser.base {
+            Some(base) => base.fetch(app, progress),
+            None => Ok(()),
+        };
+        let engine = Engine {
+            plan: self.plan,
+            snapshot: self.snapshot,
+            store: &app.store,
+            lock: &shared,
+            events: chooser.events.clone(),
+            running: self.running,
+            mode: &|| {
+                mode.get_or_init(|| app.mode())
+                    .clone()
+                    .map_err(|tried| EngineError::NoSandbox { tried })
+            },
+            downloads: &|| Ok(Downloads::new()?),
+            base: chooser.base.map(|base| base.image(&fetch)),
+            cache: self.cache.map(|cache| cache as &dyn Cache),
+            choose: &|step, ground| {
+                let mut lock = shared.lock().unwrap_or_else(PoisonError::into_inner);
+                chooser.choose(step, ground, &mut lock)
+            },
+            addresses: &|package| mirrors.addresses(package),
+            identity: Identity::of_machine(
+                &variables,
+                settings::home().as_deref(),
+                Path::new("/tmp/home"),
+            ),
+            jobs: self.arguments.jobs.unwrap_or_else(processors),
+            platform: &platform,
+            compression: self.arguments.compression.value(),
+            check: self.arguments.check,
+            needs_bytes,
+        };
+        let result = act(&engine);
+        drop(engine);
+        *lock = shared.into_inner().unwrap_or_else(PoisonError::into_inner);
+        result
+    }
+
+    /// The image of the plan, if the cache knows it.
+    fn known(&self, settings: &Settings, lock: &str) -> Result<Option<(Image, String)>, Failure> {
+        let Some(cache) = self.cache else { return Ok(None) };
+        Ok(cache.image(&self.key(settings, lock)?))
+    }
+
+    /// The name of the whole image, given the lock that goes with it.
+    fn key(&self, settings: &Settings, lock: &str) -> Result<Digest, Failure> {
+        let mut sources = BTreeMap::new();
+        for step in &self.plan.steps {
+            if let Action::Source { selection } = &step.action {
+                sources.insert(step.name.clone(), self.snapshot.select(selection)?.digest());
+            }
+        }
+        let recipe = Recipe { owners: Vec::new(), compression: self.arguments.compression.value() };
+        Ok(Fields::new("forge-whole-image")
+            .digest(&deep_key(self.plan, &platform(), &sources, lock))
+            .digest(&settings.digest())
+            .digest(&recipe.key(&Tree::default().digest()))
+            .finish())
+    }
+
+    /// Gives the cache what it does not have yet.
+    fn publish(
+        &self,
+        built: &Built,
+        settings: &Settings,
+        image: &Image,
+        lock: &mut Lock,
+        pushed: &[Reference],
+    ) -> Result<(), Failure> {
+        let Some(cache) = self.cache else { return Ok(()) };
+        let key = self.key(settings, &lock.text())?;
+        self.with_engine(lock, false, |engine| {
+            cache.publish(&built.made, (&key, image), pushed, &|made| engine.packed(made));
+        });
+        Ok(())
+    }
+}
+
+impl App {
     fn keep(&self, image: &Image) -> Result<(), Failure> {
         self.store.write_blob(&image.config)?;
         self.store.write_blob(&image.manifest)?;
@@ -199,6 +317,10 @@ impl App {
         self.store.set_root(&self.root_name()?, &image.digest)?;
         Ok(())
     }
+}
+
+fn platform() -> String {
+    format!("linux/{}", architecture())
 }
 
 fn image_settings(planned: &Planned, created: &str) -> Settings {
@@ -233,15 +355,17 @@ fn image_settings(planned: &Planned, created: &str) -> Settings {
 fn summary(
     app: &Path,
     planned: &Planned,
-    built: &Built,
+    built: Option<&Built>,
     image: &Image,
     started: Instant,
 ) -> Summary {
+    // Of an image that is known as a whole, nothing was done.
+    let all = planned.plan.steps.len();
     Summary {
         digest: image.digest,
         app: app.display().to_string(),
-        ran: built.ran,
-        reused: built.reused,
+        ran: built.map_or(0, |built| built.ran),
+        reused: built.map_or(all, |built| built.reused),
         layers: image
             .layers
             .iter()

@@ -10,6 +10,7 @@ use crate::debian::archive::ArchiveError;
 use crate::debian::solve::SolveError;
 use crate::download::DownloadError;
 use crate::engine::EngineError;
+use crate::event::with_causes;
 use crate::facts::FactError;
 use crate::image::ImageError;
 use crate::lock::LockError;
@@ -72,16 +73,7 @@ impl Failure {
 
     /// An error with all its causes in one sentence.
     pub(super) fn of(kind: Kind, error: &(dyn Error + 'static)) -> Failure {
-        let mut message = error.to_string();
-        let mut cause = error.source();
-        while let Some(error) = cause {
-            let text = error.to_string();
-            // Transparent errors repeat their cause.
-            if !message.ends_with(&text) {
-                let _written = write!(message, ": {text}");
-            }
-            cause = error.source();
-        }
+        let message = with_causes(error);
         let damaged = message.contains("in the store is damaged");
         let failure = Failure::new(kind, message);
         if damaged {

@@ -15,6 +15,7 @@
 mod app;
 mod base;
 pub mod build;
+mod cache;
 mod doctor;
 mod failure;
 mod files;

@@ -137,7 +137,7 @@ pub(super) fn update(common: &Common, arguments: &UpdateArguments) -> Result<Exi
         let base = app.find_base(&mut planned, &mut lock)?;
         Chooser::new(&app, &events, base.as_ref()).choose_all(&mut planned.plan, &mut lock)?;
         // Pins are chosen by steps that run.
-        app.save_lock(&lock, &events)?;
+        app.save_lock(&lock.text(), &events)?;
         events.notice(
             "wrote forge.lock with newer operating system packages",
             Some(format!("`forge build {}` chooses the rest and adds it", app.folder.display())),

@@ -43,7 +43,7 @@ pub(super) fn push(common: &Common, arguments: &PushArguments) -> Result<ExitCod
         };
         let digest = app.store.root_digest(&app.root_name()?)?.ok_or_else(not_built)?;
         let image = kept(&app.store, &digest)?.ok_or_else(not_built)?;
-        app.push(&image, None, &tags, &events)?;
+        app.push(&image, None, None, &tags, &events)?;
         Ok(digest)
     })?;
     if !common.json {

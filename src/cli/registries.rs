@@ -1,13 +1,14 @@
 //! The way to registries, as this machine's user has set it up, and sending an image there:
 //! what `build --push` and `push` share. And what to do when a registry does not.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::env;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::app::App;
 use super::base::FoundBase;
+use super::cache::SharedCache;
 use super::failure::{Failure, Kind};
 use super::settings::{self, UserSettings};
 use crate::digest::Digest;
@@ -35,26 +36,32 @@ pub(super) fn access(user: &UserSettings) -> Result<Arc<Access>, RegistryError> 
 }
 
 impl App {
-    /// Sends the image to all the registries that the tags name. Layers of the image under it
-    /// are taken from where that is, if that is the same registry.
+    /// Sends the image to all the registries that the tags name. Layers of the image under it,
+    /// and those that the cache has, are taken from where they are, if that is the same
+    /// registry.
     pub(super) fn push(
         &self,
         image: &Image,
         base: Option<&FoundBase>,
+        cache: Option<&SharedCache<'_>>,
         tags: &[Reference],
         events: &Events,
     ) -> Result<(), Failure> {
         let access = self.access()?;
         for (repository, tags) in by_repository(tags) {
-            let mut origins: BTreeMap<Digest, Vec<String>> = BTreeMap::new();
+            let mut origins = cache.map(|cache| cache.origins(&repository)).unwrap_or_default();
             for base in base.into_iter().filter(|base| base.reference().host == repository.host) {
                 for digest in base.layers() {
-                    origins.insert(digest, vec![base.reference().repository.clone()]);
+                    let of_base = base.reference().repository.clone();
+                    origins.entry(digest).or_default().push(of_base);
                 }
             }
             let bring = |digest: &Digest| match base {
-                Some(base) => base.bring(self, digest),
-                None => Ok(()),
+                Some(base) if base.layers().any(|layer| layer == *digest) => {
+                    base.bring(self, digest)
+                }
+                _ if cache.is_some_and(|cache| cache.bring(image, digest)) => Ok(()),
+                _ => Err(Box::from("nobody has it")),
             };
             access.repository(&repository)?.push(&Push {
                 image,

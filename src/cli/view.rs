@@ -239,6 +239,9 @@ fn lines(event: &Event) -> Vec<String> {
         }
         Event::Pushed { what, sent: 0 } => vec![format!("  {what:<18} was there")],
         Event::Pushed { what, sent } => vec![format!("  {what:<18} pushed, {}", bytes(*sent))],
+        Event::ImageKnown { repository } => {
+            vec![format!("nothing has changed: {repository} has the image")]
+        }
         Event::Written { to } => vec![format!("wrote {to}")],
         Event::Finished(summary) => finished(summary),
         _ => Vec::new(),

@@ -66,9 +66,13 @@ impl Engine<'_> {
         Ok(image)
     }
 
-    /// The layers of the image under the app, all of them in the store.
+    /// The layers of the image under the app.
     pub(super) fn image_layers(&self, step: &Step) -> Result<Done, EngineError> {
-        Ok(Done::Layers(self.fetch_image(step)?.layers.clone()))
+        let layers = match &self.base {
+            Some(image) if !self.needs_bytes => &image.layers,
+            _ => &self.fetch_image(step)?.layers,
+        };
+        Ok(Done::Layers(layers.clone()))
     }
 
     /// What a package step stands on.

@@ -10,7 +10,8 @@ use std::fs::{self, File};
 
 use super::{Engine, EngineError, Known, Output, State};
 use crate::digest::Digest;
-use crate::layer::{Layer, Packed, unpack};
+use crate::event::with_causes;
+use crate::layer::{Layer, Packed, unpack_tree};
 use crate::plan::{Action, Step};
 use crate::store::Table;
 
@@ -45,6 +46,8 @@ pub struct Made {
     pub key: Digest,
     /// Its tree.
     pub tree: Digest,
+    /// Whether it is a layer of the image.
+    pub of_image: bool,
     /// Whether other machines may need the tree's files: not those of a step that
     /// takes what others have.
     pub bytes: bool,
@@ -80,14 +83,27 @@ impl Engine<'_> {
             path: out.clone(),
             source,
         })?;
-        let packed = [Packed { digest: layer.digest, diff_id: layer.diff_id }];
-        let open = |digest: &Digest| File::open(self.store.blob_path(digest));
-        let unpacked = unpack(&packed, &out, open, &|_| {});
-        Ok(unpacked.is_ok() && self.store.keep_tree(&out)?.0 == *tree)
+        let packed = Packed { digest: layer.digest, diff_id: layer.diff_id };
+        let path = self.store.blob_path(&layer.digest);
+        let blob =
+            File::open(&path).map_err(|source| EngineError::Io { action: "read", path, source })?;
+        let useless = |problem: String| {
+            let step = &step.name;
+            self.events.notice(format!("`{step}` is made anew: {problem}"), None);
+        };
+        if let Err(error) = unpack_tree(&packed, &out, blob) {
+            useless(with_causes(&error));
+            return Ok(false);
+        }
+        let (found, _) = self.store.keep_tree(&out)?;
+        if found != *tree {
+            useless(format!("its layer {} holds {found}, not {tree}", layer.digest));
+        }
+        Ok(found == *tree)
     }
 
     /// Whether a layer's bytes are in the store, or came there now.
-    fn bring(&self, layer: &Layer) -> Result<bool, EngineError> {
+    pub(super) fn bring(&self, layer: &Layer) -> Result<bool, EngineError> {
         if self.store.blob_size(&layer.digest)? == Some(layer.size) {
             return Ok(true);
         }
@@ -109,12 +125,13 @@ impl Engine<'_> {
             // The layers of a base image are in its own registry.
             .filter(|(_, step)| !matches!(step.action, Action::Image { .. }))
             .filter_map(|(index, step)| {
+                let of_image = self.plan.image.layers.iter().any(|layer| layer.step == step.name);
                 Some(Made {
                     step: step.name.clone(),
                     key: *state.keys[index].get()?,
                     tree: *state.trees[index].get()?,
-                    bytes: !matches!(step.action, Action::Take { .. })
-                        || self.plan.image.layers.iter().any(|layer| layer.step == step.name),
+                    of_image,
+                    bytes: of_image || !matches!(step.action, Action::Take { .. }),
                 })
             })
             .collect()

@@ -95,6 +95,9 @@ pub struct Engine<'a> {
     pub compression: Compression,
     /// Whether each step is run twice and its results compared.
     pub check: bool,
+    /// Whether the bytes of all layers are wanted in the store. Where they are not, it
+    /// is enough that the cache, or the registry of the base image, has them.
+    pub needs_bytes: bool,
 }
 
 /// What a build made.

@@ -26,10 +26,7 @@ impl Engine<'_> {
         let started = Instant::now();
         let key = self.recipe(step).key(tree);
         let known = match self.store.get::<Layer>(Table::Layers, &key)? {
-            Some(layer) => {
-                let here = self.store.blob_size(&layer.digest)? == Some(layer.size);
-                (here || self.cache.is_some_and(|cache| cache.holds(&layer))).then_some(layer)
-            }
+            Some(layer) => self.has_layer(&layer)?.then_some(layer),
             None => None,
         };
         let (layer, reused) = match known {
@@ -47,6 +44,15 @@ impl Engine<'_> {
             milliseconds: milliseconds(started),
         });
         Ok(Done::Layers(vec![layer]))
+    }
+
+    /// Whether the layer is here, or as good as here.
+    fn has_layer(&self, layer: &Layer) -> Result<bool, EngineError> {
+        if self.needs_bytes {
+            return self.bring(layer);
+        }
+        Ok(self.store.blob_size(&layer.digest)? == Some(layer.size)
+            || self.cache.is_some_and(|cache| cache.holds(layer)))
     }
 
     /// How a step's tree is packed: as the image wants it, when it is one of its layers.

@@ -15,7 +15,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use crate::digest::Digest;
+use crate::digest::{Digest, Fields};
 use crate::layer::Layer;
 
 /// Media type of the manifest.
@@ -46,6 +46,38 @@ pub struct Settings {
     pub ports: Vec<String>,
     /// Signal that asks the app to end.
     pub stop_signal: Option<String>,
+}
+
+impl Settings {
+    /// A name for all of it.
+    #[must_use]
+    pub fn digest(&self) -> Digest {
+        let Settings {
+            architecture,
+            created,
+            environment,
+            entrypoint,
+            command,
+            user,
+            directory,
+            labels,
+            ports,
+            stop_signal,
+        } = self;
+        let mut fields = Fields::new("forge-image-settings");
+        fields.text(architecture).text(created).text(user).text(directory);
+        fields.text(stop_signal.as_deref().unwrap_or(""));
+        for list in [entrypoint, command, ports] {
+            fields.texts(list.iter().map(String::as_str));
+        }
+        for map in [environment, labels] {
+            fields.number(map.len() as u64);
+            for (name, value) in map {
+                fields.text(name).text(value);
+            }
+        }
+        fields.finish()
+    }
 }
 
 /// One layer with the step that made it.

@@ -30,7 +30,7 @@ use crate::tree::Tree;
 
 pub use compress::Compression;
 pub use tar::Owner;
-pub use unpack::{Lost, Packed, UnpackError, Unpacked, unpack};
+pub use unpack::{Lost, Packed, UnpackError, Unpacked, unpack, unpack_tree};
 
 /// Tar bytes per compressed piece. Part of what the blob's digest depends on:
 /// another size gives other blobs, never another diffID.

@@ -20,7 +20,8 @@
 //!   file in the way of an entry's parents is an error.
 //!
 //! Whiteouts (image specification, `layer.md`) take away what lower layers have, wherever in
-//! their own layer they stand. The bookkeeping of AUFS (`.wh..wh.plnk`) is passed over.
+//! their own layer they stand. The bookkeeping of AUFS (`.wh..wh.plnk`) is passed over. A single
+//! layer may also become the tree that it was packed from: [`unpack_tree`].
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ffi::{CStr, CString};
@@ -32,13 +33,14 @@ use std::rc::Rc;
 
 use ::tar::EntryType;
 use rustix::fs::{
-    AtFlags, CWD, Dir, FileType, Mode, OFlags, ResolveFlags, fchmod, linkat, mkdirat, open, openat,
-    openat2, readlinkat, statat, symlinkat, unlinkat,
+    AtFlags, CWD, Dir, FileType, Mode, OFlags, ResolveFlags, fchmod, linkat, mkdirat, mknodat,
+    open, openat, openat2, readlinkat, statat, symlinkat, unlinkat,
 };
 use rustix::io::Errno;
 use thiserror::Error;
 
 use crate::digest::{Digest, Hasher};
+use crate::tree::OPAQUE_ATTRIBUTE;
 
 /// A layer of an image.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -180,6 +182,25 @@ fn unpack_within<R: Read>(
         target.unpacked.bytes += bytes;
     }
     Ok(target.unpacked)
+}
+
+/// Unpacks one layer into the empty folder `root` such that scanning it gives the tree that the
+/// layer was packed from: whiteouts stay, in the form that overlayfs has for them.
+///
+/// # Errors
+/// See [`UnpackError`]; what was written before stays. Some file systems hold no whiteouts.
+pub fn unpack_tree<R: Read>(layer: &Packed, root: &Path, blob: R) -> Result<(), UnpackError> {
+    let mut target = Target::new(root).map_err(|error| UnpackError::Root(error.into()))?;
+    target.keeps_whiteouts = true;
+    let read = |source| UnpackError::Read { layer: layer.digest, source };
+    let tar = decoded(BufReader::with_capacity(1 << 16, blob)).map_err(read)?;
+    let tar = Tar { inner: tar, hasher: Hasher::new(io::sink()), left: LIMITS.bytes };
+    let (found, _) = target.layer(tar, &layer.digest, LIMITS.entries)?;
+    if found == layer.diff_id {
+        Ok(())
+    } else {
+        Err(UnpackError::DiffId { layer: layer.digest, expected: layer.diff_id, found })
+    }
 }
 
 /// What `blob` is compressed from. The media type is not asked: tools disagree with their own,
@@ -380,6 +401,8 @@ struct Target {
     open: HashMap<Vec<u8>, Folder>,
     /// Paths, without links, that the layer at hand has written; its whiteouts spare them.
     own: HashSet<Vec<u8>>,
+    /// Whether whiteouts are written down instead of obeyed.
+    keeps_whiteouts: bool,
     unpacked: Unpacked,
 }
 
@@ -390,6 +413,7 @@ impl Target {
             root: Rc::new(open(root, flags, Mode::empty())?),
             open: HashMap::new(),
             own: HashSet::new(),
+            keeps_whiteouts: false,
             unpacked: Unpacked::default(),
         })
     }
@@ -469,11 +493,16 @@ impl Target {
             return Err(Problem::Refused("lies in a whiteout"));
         }
         if last == OPAQUE {
-            return self.hide_content(folder);
+            return if self.keeps_whiteouts {
+                self.opaque(folder)
+            } else {
+                self.hide_content(folder)
+            };
         }
         if let Some(victim) = last.strip_prefix(WHITEOUT) {
             return match victim {
                 b"" | b"." | b".." => Err(Problem::Refused("is a whiteout of nothing")),
+                victim if self.keeps_whiteouts => self.whiteout(&joined(folder, victim)),
                 victim => self.hide(folder, victim),
             };
         }
@@ -576,6 +605,23 @@ impl Target {
         let (parent, name, path) = self.place(path)?;
         self.remove(&parent, &name, &path)?;
         self.unpacked.lost.insert(path, lost);
+        Ok(())
+    }
+
+    /// A whiteout as overlayfs has it.
+    fn whiteout(&mut self, path: &[u8]) -> Result<(), Problem> {
+        let (parent, name, path) = self.place(path)?;
+        self.remove(&parent, &name, &path)?;
+        mknodat(&*parent, &*name, FileType::CharacterDevice, Mode::empty(), 0)?;
+        self.mark(path);
+        Ok(())
+    }
+
+    /// A folder that hides what lower layers have in it, as overlayfs has it.
+    fn opaque(&mut self, folder: &[u8]) -> Result<(), Problem> {
+        let Some((found, _)) = self.folder(folder)? else { return Ok(()) };
+        let found = open_child(&found, c".")?;
+        rustix::fs::fsetxattr(&found, OPAQUE_ATTRIBUTE, b"y", rustix::fs::XattrFlags::empty())?;
         Ok(())
     }
 

@@ -1,9 +1,10 @@
-//! Entries of the cache: what a step made, as a manifest that any registry keeps.
+//! Entries of the cache: what a step made, or a whole plan, as a manifest that any registry
+//! keeps.
 //!
 //! ```text
-//! tag forge-1-<key>  ─►  manifest  ─┬─► annotation `io.forge.output`: the record, as JSON
-//!                                   └─► layers: the packed tree, so that the registry
-//!                                       keeps the blob as long as the entry
+//! tag forge-1-<key>        ─►  manifest  ─┬─► annotation `io.forge.…`: the record, as JSON
+//! tag forge-1-image-<key>                 └─► layers: the packed tree, or the image's layers,
+//!                                             so that the registry keeps them with the entry
 //! ```
 //!
 //! - One request answers whether a result is known, and what it is.
@@ -12,28 +13,43 @@
 
 use std::collections::BTreeMap;
 
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::digest::Digest;
-use crate::image::MANIFEST_TYPE;
+use crate::image::{Image, ImageLayer, MANIFEST_TYPE};
 use crate::layer::Layer;
 
 /// Bumped whenever entries mean something else.
 const FORMAT: u32 = 1;
-/// What the manifest says it is (image specification 1.1, "artifactType").
-const ARTIFACT: &str = "application/vnd.forge.output.v1+json";
-/// The configuration of artifacts that have none (the same, "empty descriptor").
+/// The configuration of artifacts that have none (image specification 1.1, "empty descriptor").
 const EMPTY_TYPE: &str = "application/vnd.oci.empty.v1+json";
 /// What stands in its place for registries that know only images.
 const IMAGE_CONFIG: &str = "application/vnd.oci.image.config.v1+json";
-const ANNOTATION: &str = "io.forge.output";
 /// The content of the empty descriptor.
 pub const EMPTY: &[u8] = b"{}";
+
+/// What the registry keeps under one tag of the cache.
+pub trait Record: Serialize + DeserializeOwned {
+    /// What the manifest says it is (image specification 1.1, "artifactType").
+    const ARTIFACT: &'static str;
+    /// The annotation that holds the record.
+    const ANNOTATION: &'static str;
+
+    /// The key, once more: a tag can be moved by hand.
+    fn key(&self) -> &Digest;
+
+    /// Its tag.
+    fn tag(key: &Digest) -> String;
+
+    /// The blobs that it speaks of and that the registry must keep.
+    fn blobs(&self) -> Vec<&Layer>;
+}
 
 /// A step's result, as machines share it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Entry {
-    /// The key, once more: a tag can be moved by hand.
+    /// The step's key.
     pub key: Digest,
     /// The step's name, for people.
     pub step: String,
@@ -41,6 +57,83 @@ pub struct Entry {
     pub tree: Digest,
     /// How the tree is packed → the layer.
     pub layers: Vec<(Digest, Layer)>,
+}
+
+impl Record for Entry {
+    const ARTIFACT: &'static str = "application/vnd.forge.output.v1+json";
+    const ANNOTATION: &'static str = "io.forge.output";
+
+    fn key(&self) -> &Digest {
+        &self.key
+    }
+
+    fn tag(key: &Digest) -> String {
+        format!("forge-{FORMAT}-{}", key.hex())
+    }
+
+    fn blobs(&self) -> Vec<&Layer> {
+        self.layers.iter().map(|(_, layer)| layer).collect()
+    }
+}
+
+/// The image that a whole plan makes, as machines share it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ImageEntry {
+    /// The plan's key.
+    pub key: Digest,
+    /// The image's manifest.
+    pub manifest: String,
+    /// Its configuration.
+    pub config: String,
+    /// What its layers are, bottom to top.
+    pub layers: Vec<ImageLayer>,
+    /// Those of them that this repository has: those of an image under the app may be elsewhere.
+    pub kept: Vec<Digest>,
+}
+
+impl Record for ImageEntry {
+    const ARTIFACT: &'static str = "application/vnd.forge.image.v1+json";
+    const ANNOTATION: &'static str = "io.forge.image";
+
+    fn key(&self) -> &Digest {
+        &self.key
+    }
+
+    fn tag(key: &Digest) -> String {
+        format!("forge-{FORMAT}-image-{}", key.hex())
+    }
+
+    fn blobs(&self) -> Vec<&Layer> {
+        let layers = self.layers.iter().map(|layer| &layer.layer);
+        layers.filter(|layer| self.kept.contains(&layer.digest)).collect()
+    }
+}
+
+impl ImageEntry {
+    /// The entry of an image; `None` when its documents are not text.
+    #[must_use]
+    pub fn new(key: Digest, image: &Image, kept: Vec<Digest>) -> Option<ImageEntry> {
+        let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).ok();
+        let (manifest, config) = (text(&image.manifest)?, text(&image.config)?);
+        Some(ImageEntry { key, manifest, config, layers: image.layers.clone(), kept })
+    }
+
+    /// The image; `None` when the documents do not belong together.
+    #[must_use]
+    pub fn image(self) -> Option<Image> {
+        let manifest: Manifest = serde_json::from_str(&self.manifest).ok()?;
+        let config_digest = Digest::of(self.config.as_bytes());
+        let named = manifest.layers.iter().map(|layer| (layer.digest, layer.size));
+        let known = self.layers.iter().map(|layer| (layer.layer.digest, layer.layer.size));
+        let fits = manifest.config.digest == config_digest && named.eq(known);
+        fits.then(|| Image {
+            config: self.config.into_bytes(),
+            config_digest,
+            digest: Digest::of(self.manifest.as_bytes()),
+            manifest: self.manifest.into_bytes(),
+            layers: self.layers,
+        })
+    }
 }
 
 #[derive(Serialize, Deserialize)]
@@ -64,71 +157,53 @@ struct Manifest {
     annotations: BTreeMap<String, String>,
 }
 
-/// The tag of the result of a key.
-#[must_use]
-pub fn tag(key: &Digest) -> String {
-    format!("forge-{FORMAT}-{}", key.hex())
+/// The manifest of a record. Some registries take only what looks like an image; then `plain`
+/// leaves out what an image does not have.
+///
+/// # Errors
+/// A record that is no JSON, which none is.
+pub fn write<R: Record>(record: &R, plain: bool) -> Result<Vec<u8>, serde_json::Error> {
+    let empty = |media_type: &str| Descriptor {
+        media_type: media_type.to_owned(),
+        digest: Digest::of(EMPTY),
+        size: EMPTY.len() as u64,
+    };
+    let mut layers: Vec<Descriptor> = Vec::new();
+    for layer in record.blobs() {
+        let media_type = layer.compression.media_type().to_owned();
+        layers.push(Descriptor { media_type, digest: layer.digest, size: layer.size });
+    }
+    if layers.is_empty() && !plain {
+        layers.push(empty(EMPTY_TYPE));
+    }
+    let text = serde_json::to_string(record)?;
+    serde_json::to_vec(&Manifest {
+        schema_version: 2,
+        media_type: MANIFEST_TYPE.to_owned(),
+        artifact_type: (!plain).then(|| R::ARTIFACT.to_owned()),
+        config: empty(if plain { IMAGE_CONFIG } else { EMPTY_TYPE }),
+        layers,
+        annotations: BTreeMap::from([(R::ANNOTATION.to_owned(), text)]),
+    })
 }
 
-/// The tag of the image that a whole plan makes.
+/// The record that a manifest holds, if it is one for this key.
 #[must_use]
-pub fn image_tag(key: &Digest) -> String {
-    format!("forge-{FORMAT}-image-{}", key.hex())
-}
-
-impl Entry {
-    /// The manifest. Some registries take only what looks like an image; then
-    /// `plain` leaves out what an image does not have.
-    #[must_use]
-    pub fn manifest(&self, plain: bool) -> Vec<u8> {
-        let empty = |media_type: &str| Descriptor {
-            media_type: media_type.to_owned(),
-            digest: Digest::of(EMPTY),
-            size: EMPTY.len() as u64,
-        };
-        let mut layers: Vec<Descriptor> = self
-            .layers
-            .iter()
-            .map(|(_, layer)| Descriptor {
-                media_type: layer.compression.media_type().to_owned(),
-                digest: layer.digest,
-                size: layer.size,
-            })
-            .collect();
-        if layers.is_empty() && !plain {
-            layers.push(empty(EMPTY_TYPE));
-        }
-        let record = serde_json::to_string(self).unwrap_or_default();
-        let manifest = Manifest {
-            schema_version: 2,
-            media_type: MANIFEST_TYPE.to_owned(),
-            artifact_type: (!plain).then(|| ARTIFACT.to_owned()),
-            config: empty(if plain { IMAGE_CONFIG } else { EMPTY_TYPE }),
-            layers,
-            annotations: BTreeMap::from([(ANNOTATION.to_owned(), record)]),
-        };
-        serde_json::to_vec(&manifest).unwrap_or_default()
-    }
-
-    /// The entry that a manifest is, if it is one for this key.
-    #[must_use]
-    pub fn read(manifest: &[u8], key: &Digest) -> Option<Entry> {
-        let manifest: Manifest = serde_json::from_slice(manifest).ok()?;
-        let entry: Entry = serde_json::from_str(manifest.annotations.get(ANNOTATION)?).ok()?;
-        // What the registry keeps must be what the record speaks of.
-        let kept = |layer: &Layer| {
-            manifest
-                .layers
-                .iter()
-                .any(|kept| kept.digest == layer.digest && kept.size == layer.size)
-        };
-        (entry.key == *key && entry.layers.iter().all(|(_, layer)| kept(layer))).then_some(entry)
-    }
+pub fn read<R: Record>(manifest: &[u8], key: &Digest) -> Option<R> {
+    let manifest: Manifest = serde_json::from_slice(manifest).ok()?;
+    let record: R = serde_json::from_str(manifest.annotations.get(R::ANNOTATION)?).ok()?;
+    // What the registry keeps must be what the record speaks of.
+    let kept = |layer: &&Layer| {
+        manifest.layers.iter().any(|kept| kept.digest == layer.digest && kept.size == layer.size)
+    };
+    (record.key() == key && record.blobs().iter().all(kept)).then_some(record)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::image::assemble;
+    use crate::image::tests::{layer, settings};
     use crate::layer::Compression;
 
     fn entry() -> Entry {
@@ -150,33 +225,51 @@ mod tests {
     #[test]
     fn there_and_back() {
         for plain in [false, true] {
-            let bytes = entry().manifest(plain);
-            assert_eq!(Entry::read(&bytes, &entry().key), Some(entry()));
-            assert_eq!(bytes, entry().manifest(plain));
+            let bytes = write(&entry(), plain).expect("JSON");
+            assert_eq!(read(&bytes, &entry().key), Some(entry()));
             oci_spec::image::ImageManifest::from_reader(bytes.as_slice()).expect("a manifest");
             let none = Entry { layers: Vec::new(), ..entry() };
-            assert_eq!(Entry::read(&none.manifest(plain), &none.key), Some(none));
+            assert_eq!(read(&write(&none, plain).expect("JSON"), &none.key), Some(none));
+        }
+    }
+
+    #[test]
+    fn a_whole_image() {
+        let image = assemble(&settings(), vec![layer(b"one"), layer(b"two")]).expect("an image");
+        let digests: Vec<Digest> = image.layers.iter().map(|layer| layer.layer.digest).collect();
+        for kept in [digests, Vec::new()] {
+            let entry = ImageEntry::new(Digest::of(b"plan"), &image, kept).expect("text");
+            let bytes = write(&entry, false).expect("JSON");
+            oci_spec::image::ImageManifest::from_reader(bytes.as_slice()).expect("a manifest");
+            let found: ImageEntry = read(&bytes, &entry.key).expect("an entry");
+            assert_eq!(found.clone().image().as_ref(), Some(&image));
+            let other = ImageEntry { config: "{}".to_owned(), ..found };
+            assert_eq!(other.image(), None);
         }
     }
 
     #[test]
     fn what_is_no_entry() {
-        let bytes = entry().manifest(false);
-        assert_eq!(Entry::read(&bytes, &Digest::of(b"another")), None);
-        assert_eq!(Entry::read(b"{}", &entry().key), None);
-        assert_eq!(Entry::read(b"", &entry().key), None);
+        let bytes = write(&entry(), false).expect("JSON");
+        assert_eq!(read::<Entry>(&bytes, &Digest::of(b"another")), None);
+        assert_eq!(read::<ImageEntry>(&bytes, &entry().key), None);
+        assert_eq!(read::<Entry>(b"{}", &entry().key), None);
+        assert_eq!(read::<Entry>(b"", &entry().key), None);
         // A record of a blob that the registry was not told to keep.
         let text = String::from_utf8(bytes).expect("text");
         let moved =
             text.replacen(&Digest::of(b"blob").to_string(), &Digest::of(b"x").to_string(), 1);
-        assert_eq!(Entry::read(moved.as_bytes(), &entry().key), None);
+        assert_eq!(read::<Entry>(moved.as_bytes(), &entry().key), None);
     }
 
     /// Pins the format: a change here makes every shared cache miss.
     #[test]
     fn tags_are_pinned() {
         let key = Digest::of(b"key");
-        assert_eq!(tag(&key), format!("forge-1-{}", key.hex()));
-        assert!(image_tag(&key).len() <= 128);
+        assert_eq!(Entry::tag(&key), format!("forge-1-{}", key.hex()));
+        assert_eq!(ImageEntry::tag(&key), format!("forge-1-image-{}", key.hex()));
+        assert!(ImageEntry::tag(&key).len() <= 128);
+        let digest = Digest::of(&write(&entry(), false).expect("JSON"));
+        assert_eq!(digest.to_string(), "sha256:c10ae6eac3243a64efeb89926ebb9bc79c9d0d1b6d1346a43e3e71179dfa4e21");
     }
 }

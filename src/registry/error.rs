@@ -10,6 +10,7 @@ use thiserror::Error;
 
 use super::manifest::ManifestError;
 use crate::digest::Digest;
+use crate::event::with_causes;
 use crate::store::StoreError;
 
 /// No error message of a registry is longer than this many bytes.
@@ -241,15 +242,7 @@ impl fmt::Display for Refusal {
 
 /// Each error with its causes, on one line.
 pub(super) fn told(tried: &[RegistryError]) -> String {
-    let one = |error: &RegistryError| {
-        let mut text = error.to_string();
-        let mut next = std::error::Error::source(error);
-        while let Some(cause) = next {
-            text.push_str(&format!(": {cause}"));
-            next = cause.source();
-        }
-        text
-    };
+    let one = |error: &RegistryError| with_causes(error);
     tried.iter().map(one).collect::<Vec<_>>().join("; ")
 }
 

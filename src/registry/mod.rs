@@ -40,7 +40,7 @@ mod wire;
 pub use access::{Access, Settings};
 pub use content::{Told, untold};
 pub use credentials::Credentials;
-pub use entry::{EMPTY, Entry, image_tag, tag};
+pub use entry::{EMPTY, Entry, ImageEntry, Record, read as read_entry, write as write_entry};
 pub use error::{Reason, Refusal, RegistryError, Right};
 pub use manifest::{Descriptor, ManifestError, Platform};
 pub use pull::{Resolved, Source};

@@ -76,7 +76,10 @@ impl Repository {
         let told = |what: &str, sent| {
             push.events.send(Event::Pushed { what: what.to_owned(), sent });
         };
-        if tags.len() < push.tags.len() {
+        // Where the manifest is, the blobs are.
+        let is_there = tags.len() < push.tags.len()
+            || !tags.is_empty() && self.names(&image.digest.to_string(), &image.digest)?;
+        if is_there {
             parts.iter().for_each(|part| told(part.what, 0));
         } else {
             self.send_parts(&parts, push.events, &told)?;
@@ -107,7 +110,7 @@ impl Repository {
         Ok(())
     }
 
-    /// Whether the tag names the manifest. Who may not look may still be allowed to push.
+    /// Whether the tag, or digest, names the manifest. Who may not look may still be allowed to push.
     fn names(&self, tag: &str, digest: &Digest) -> Result<bool, RegistryError> {
         match self.tagged_with(Right::Push, tag) {
             Ok(found) => Ok(found == Some(*digest)),

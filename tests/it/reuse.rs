@@ -81,7 +81,10 @@ fn two_builds_at_once_do_the_work_once() {
 fn a_killed_build_leaves_a_good_store() {
     let (store, ..) = warm();
     let forge = Forge::new(store);
-    let app = with_step("killed", &SLOW.replace("sleep 3", "sleep 3; echo killed"));
+    // With a name of its own: other tests use the store meanwhile.
+    let step = SLOW.replace("sleep 3", "sleep 3; echo killed");
+    let step = step.replace("name = \"slow\"", "name = \"killed\"");
+    let app = with_step("killed", &step);
     for signal in [Signal::KILL, Signal::INT] {
         let name = app.display().to_string();
         let log = folder("log").join("log");
@@ -91,7 +94,7 @@ fn a_killed_build_leaves_a_good_store() {
                 .stderr(fs::File::create(&log).unwrap()),
         );
         wait("the step's start", || {
-            fs::read_to_string(&log).is_ok_and(|log| log.contains("slow | begun"))
+            fs::read_to_string(&log).is_ok_and(|log| log.contains("killed | begun"))
         });
         build.signal(signal);
         let status = build.wait();
@@ -114,9 +117,9 @@ fn a_killed_build_leaves_a_good_store() {
         "the step must run: nothing had recorded its output"
     );
     // Scratch of the killed build is gone.
-    let left = fs::read_dir(store.join("tmp"))
-        .unwrap()
-        .filter(|entry| entry.as_ref().unwrap().file_name().to_string_lossy().starts_with("slow-"));
+    let left = fs::read_dir(store.join("tmp")).unwrap().filter(|entry| {
+        entry.as_ref().unwrap().file_name().to_string_lossy().starts_with("killed-")
+    });
     assert_eq!(left.count(), 0);
 }
 

@@ -1,0 +1,383 @@
+//! The cache that machines share: a repository of a registry, by default the image's own.
+//!
+//! - The engine asks it for results and bytes, and it is given what was built when the image
+//!   has been pushed. What goes wrong with it is told once, and the build goes on without.
+//! - In the image's own repository it keeps what costs nothing: records, and the image's
+//!   layers, which are there anyway. A cache that is named (`--cache`) also gets the bytes
+//!   of all other results.
+//! - What it says is a hint: blobs that are gone are noted, made again, and sent again.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use rayon::prelude::*;
+
+use super::app::App;
+use super::failure::Failure;
+use crate::digest::Digest;
+use crate::engine::{Cache, EngineError, Found, Made, Output};
+use crate::event::{Events, with_causes};
+use crate::image::{Image, MANIFEST_TYPE};
+use crate::layer::Layer;
+use crate::registry::{
+    Blob, Descriptor, EMPTY, Entry, ImageEntry, Name, Reason, Record, Reference, RegistryError,
+    Repository, read_entry, untold, write_entry,
+};
+use crate::store::Store;
+use crate::tree::Tree;
+
+/// Entries that are looked up or written at once. They wait for the registry, not for us.
+const WRITERS: usize = 8;
+/// What stands for no cache at all.
+const NONE: &str = "none";
+
+/// Packs a result.
+pub(super) type Pack<'p> = dyn Fn(&Made) -> Result<Found, EngineError> + Sync + 'p;
+
+/// Repositories that are asked, and the one that is written.
+pub(super) struct SharedCache<'a> {
+    store: &'a Store,
+    events: Events,
+    read: Vec<Arc<Repository>>,
+    write: Option<Arc<Repository>>,
+    /// Whether results that are no layers of the image are written with their bytes.
+    all: bool,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    /// Repositories that are not asked again.
+    failed: BTreeSet<usize>,
+    /// Layer → the repository that has it.
+    held: BTreeMap<Digest, usize>,
+    /// Layers that a repository was to have and has not.
+    lost: BTreeSet<Digest>,
+    /// What the written repository has answered, by key.
+    known: BTreeMap<Digest, Entry>,
+}
+
+impl<'a> SharedCache<'a> {
+    /// The cache that the arguments name: `to` is read and written, `from` are read. Without
+    /// `to`, an image that is pushed has its own repository for it.
+    pub(super) fn open(
+        app: &'a App,
+        events: &Events,
+        to: Option<&str>,
+        from: &[String],
+        pushed: &[Reference],
+    ) -> Result<Option<SharedCache<'a>>, Failure> {
+        let named = to.filter(|text| *text != NONE).map(repository).transpose()?;
+        let own = || pushed.first().filter(|_| to != Some(NONE)).cloned();
+        let all = named.is_some();
+        let write = named.or_else(own);
+        let mut read: Vec<Reference> = write.iter().cloned().collect();
+        for text in from {
+            read.push(repository(text)?);
+        }
+        if read.is_empty() {
+            return Ok(None);
+        }
+        let access = app.access()?;
+        let read = read.iter().map(|one| access.repository(one)).collect::<Result<Vec<_>, _>>()?;
+        Ok(Some(SharedCache {
+            store: &app.store,
+            events: events.clone(),
+            write: write.and(read.first().cloned()),
+            read,
+            all,
+            state: Mutex::default(),
+        }))
+    }
+
+    /// Whether a blob was missed or damaged that a repository should have had.
+    pub(super) fn has_lost(&self) -> bool {
+        !self.state().lost.is_empty()
+    }
+
+    /// Repositories on the registry of `to`, other than `to` itself, that have a layer.
+    pub(super) fn origins(&self, to: &Reference) -> BTreeMap<Digest, Vec<String>> {
+        let mut origins = BTreeMap::new();
+        for (digest, at) in &self.state().held {
+            if let Some(repository) = self.read.get(*at)
+                && repository.host() == to.host
+                && repository.name() != to.repository
+            {
+                origins.insert(*digest, vec![repository.name().to_owned()]);
+            }
+        }
+        origins
+    }
+
+    /// The image that a plan of this key makes, and who knows it.
+    pub(super) fn image(&self, key: &Digest) -> Option<(Image, String)> {
+        let (at, entry) = self.entry::<ImageEntry>(key)?;
+        let mut state = self.state();
+        for digest in &entry.kept {
+            state.held.insert(*digest, at);
+        }
+        Some((entry.image()?, self.read[at].to_string()))
+    }
+
+    /// Brings a layer into the store, for a push; says whether it did.
+    pub(super) fn bring(&self, image: &Image, digest: &Digest) -> bool {
+        let layer = image.layers.iter().find(|layer| layer.layer.digest == *digest);
+        layer.is_some_and(|layer| self.fetch(&layer.layer))
+    }
+
+    /// Writes what this build knows and the cache does not: the results, and the image under
+    /// `key`. `pushed` names repositories that have the image's layers.
+    pub(super) fn publish(
+        &self,
+        made: &[Made],
+        image: (&Digest, &Image),
+        pushed: &[Reference],
+        pack: &Pack<'_>,
+    ) {
+        let Some(repository) = &self.write else { return };
+        let mut from = Vec::new();
+        for other in pushed.iter().filter(|other| other.host == repository.host()) {
+            if other.repository != repository.name() && !from.contains(&other.repository) {
+                from.push(other.repository.clone());
+            }
+        }
+        let pool = match rayon::ThreadPoolBuilder::new().num_threads(WRITERS).build() {
+            Ok(pool) => pool,
+            Err(error) => return self.events.notice(format!("nothing is cached: {error}"), None),
+        };
+        let done = pool.install(|| {
+            repository.write_blob(EMPTY)?;
+            let write = |made: &Made| self.write_result(repository, made, &from, pack);
+            made.par_iter().with_max_len(1).try_for_each(write)?;
+            self.write_image(repository, image)
+        });
+        if let Err(error) = done {
+            let error = with_causes(&error);
+            self.events.notice(
+                format!("not all results could be written to the cache `{repository}`: {error}"),
+                None,
+            );
+        }
+    }
+
+    fn write_result(
+        &self,
+        repository: &Repository,
+        made: &Made,
+        from: &[String],
+        pack: &Pack<'_>,
+    ) -> Result<(), RegistryError> {
+        let known = self.state().known.get(&made.key).cloned();
+        let known = match known {
+            Some(known) => Some(known),
+            None => lookup(repository, &made.key)?,
+        };
+        if known.as_ref().is_some_and(|known| self.is_whole(made, known)) {
+            return Ok(());
+        }
+        let mut layers = Vec::new();
+        if made.of_image || self.all {
+            let found = match pack(made) {
+                Ok(found) => found,
+                Err(error) => {
+                    let (step, error) = (&made.step, with_causes(&error));
+                    self.events.notice(format!("`{step}` is not cached: {error}"), None);
+                    return Ok(());
+                }
+            };
+            for (recipe, layer) in found.layers {
+                if self.put_layer(repository, &layer, from)? {
+                    layers.push((recipe, layer));
+                }
+            }
+        }
+        let entry = Entry { key: made.key, step: made.step.clone(), tree: made.tree, layers };
+        if known == Some(entry.clone()) {
+            return Ok(());
+        }
+        put(repository, &entry)
+    }
+
+    /// Whether an entry has all that it should have.
+    fn is_whole(&self, made: &Made, entry: &Entry) -> bool {
+        let wants_bytes =
+            (made.of_image || self.all && made.bytes) && made.tree != Tree::default().digest();
+        let state = self.state();
+        entry.tree == made.tree
+            && (!entry.layers.is_empty() || !wants_bytes)
+            && !entry.layers.iter().any(|(_, layer)| state.lost.contains(&layer.digest))
+    }
+
+    fn write_image(
+        &self,
+        repository: &Repository,
+        (key, image): (&Digest, &Image),
+    ) -> Result<(), RegistryError> {
+        let known: Option<ImageEntry> = lookup(repository, key)?;
+        if known.is_some_and(|known| known.manifest.as_bytes() == image.manifest) {
+            return Ok(());
+        }
+        let mut kept = Vec::new();
+        for layer in &image.layers {
+            let Layer { digest, size, .. } = layer.layer;
+            if repository.has_blob(&digest, Some(size))? {
+                kept.push(digest);
+            }
+        }
+        match ImageEntry::new(*key, image, kept) {
+            Some(entry) => put(repository, &entry),
+            None => Ok(()),
+        }
+    }
+
+    /// Whether the layer's blob is in the repository now.
+    fn put_layer(
+        &self,
+        repository: &Repository,
+        layer: &Layer,
+        from: &[String],
+    ) -> Result<bool, RegistryError> {
+        if self.store.blob_size(&layer.digest)? != Some(layer.size) {
+            // It is where it came from; this repository may be another one.
+            return repository.has_blob(&layer.digest, Some(layer.size));
+        }
+        let blob = Blob { digest: layer.digest, size: layer.size, from };
+        repository.push_blob(&blob, self.store, &untold())?;
+        Ok(true)
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The repositories that still answer.
+    fn asked(&self) -> Vec<(usize, &Repository)> {
+        let failed = self.state().failed.clone();
+        let all = self.read.iter().enumerate().filter(|(at, _)| !failed.contains(at));
+        all.map(|(at, repository)| (at, &**repository)).collect()
+    }
+
+    fn failed(&self, at: usize, error: &RegistryError) {
+        if self.state().failed.insert(at) {
+            let repository = &self.read[at];
+            let advice = Failure::from(error).advice.into_iter().next();
+            let error = with_causes(error);
+            self.events.notice(format!("the cache `{repository}` is not used: {error}"), advice);
+        }
+    }
+
+    /// The first entry of that key. What is no entry is a miss.
+    fn entry<R: Record>(&self, key: &Digest) -> Option<(usize, R)> {
+        for (at, repository) in self.asked() {
+            match lookup(repository, key) {
+                Ok(Some(entry)) => return Some((at, entry)),
+                Ok(None) => {}
+                Err(error) => self.failed(at, &error),
+            }
+        }
+        None
+    }
+
+    fn lost(&self, layer: &Layer, at: usize, problem: &str) {
+        let mut state = self.state();
+        state.held.remove(&layer.digest);
+        if state.lost.insert(layer.digest) {
+            let (repository, digest) = (&self.read[at], layer.digest);
+            self.events.notice(
+                format!(
+                    "the cache `{repository}` should have {digest}, which is made anew: {problem}"
+                ),
+                None,
+            );
+        }
+    }
+}
+
+impl Cache for SharedCache<'_> {
+    fn find(&self, key: &Digest) -> Option<Found> {
+        let (at, entry) = self.entry::<Entry>(key)?;
+        let mut state = self.state();
+        for (_, layer) in &entry.layers {
+            state.held.entry(layer.digest).or_insert(at);
+        }
+        // The written one is the first of those that are read.
+        if at == 0 && self.write.is_some() {
+            state.known.insert(*key, entry.clone());
+        }
+        Some(Found { output: Output { step: entry.step, tree: entry.tree }, layers: entry.layers })
+    }
+
+    fn holds(&self, layer: &Layer) -> bool {
+        {
+            let state = self.state();
+            if state.lost.contains(&layer.digest) {
+                return false;
+            }
+            if state.held.contains_key(&layer.digest) {
+                return true;
+            }
+        }
+        for (at, repository) in self.asked() {
+            match repository.has_blob(&layer.digest, Some(layer.size)) {
+                Ok(true) => {
+                    self.state().held.insert(layer.digest, at);
+                    return true;
+                }
+                Ok(false) => {}
+                Err(error) => self.failed(at, &error),
+            }
+        }
+        false
+    }
+
+    fn fetch(&self, layer: &Layer) -> bool {
+        if !self.holds(layer) {
+            return false;
+        }
+        let Some(at) = self.state().held.get(&layer.digest).copied() else { return false };
+        let blob = Descriptor {
+            media_type: layer.compression.media_type().to_owned(),
+            digest: layer.digest,
+            size: layer.size,
+        };
+        match self.read[at].fetch_blob(&blob, self.store, &mut |_| {}) {
+            Ok(()) => true,
+            // One blob that is lost does not make the others so.
+            Err(error) => {
+                self.lost(layer, at, &with_causes(&error));
+                false
+            }
+        }
+    }
+}
+
+/// The repository that a cache is. Its tags are forge's own.
+fn repository(text: &str) -> Result<Reference, Failure> {
+    let reference = Reference::for_push(text)?;
+    if text.ends_with(&format!(":{}", reference.tag)) {
+        return Err(Failure::usage(format!("the cache `{text}` has a tag"))
+            .advise("name the repository alone: a cache has a tag for each result"));
+    }
+    Ok(reference)
+}
+
+fn lookup<R: Record>(repository: &Repository, key: &Digest) -> Result<Option<R>, RegistryError> {
+    let found = repository.manifest(Name::Tag(&R::tag(key)))?;
+    Ok(found.and_then(|found| read_entry(&found.bytes, key)))
+}
+
+fn put<R: Record>(repository: &Repository, record: &R) -> Result<(), RegistryError> {
+    let tag = R::tag(record.key());
+    let put = |plain| match write_entry(record, plain) {
+        Ok(bytes) => repository.put_manifest(Name::Tag(&tag), MANIFEST_TYPE, &bytes).map(drop),
+        // Never: records are plain values.
+        Err(_) => Ok(()),
+    };
+    match put(false) {
+        // Some registries take nothing but images.
+        Err(RegistryError::Refused { refusal, .. }) if refusal.reason() == Reason::Other => {
+            put(true)
+        }
+        other => other,
+    }
+}
