@@ -144,6 +144,32 @@ pub enum Event {
         /// Bytes that were sent; nothing when the registry had it.
         sent: u64,
     },
+    /// The files of a result came from the shared cache, because a step that runs, or an
+    /// output that is written, needs them.
+    Fetched {
+        /// The step that they are of.
+        step: String,
+        /// Bytes of the layer.
+        bytes: u64,
+    },
+    /// A result is sent to the shared cache.
+    Caching {
+        /// The step.
+        what: String,
+        /// Bytes so far.
+        done: u64,
+        /// Bytes in all.
+        total: u64,
+    },
+    /// The shared cache has what this build made.
+    Cached {
+        /// The repository.
+        repository: String,
+        /// Entries that were written.
+        results: usize,
+        /// Bytes of the blobs that were sent for them.
+        sent: u64,
+    },
     /// The whole image is known: nothing has changed since it was made.
     ImageKnown {
         /// The repository that knows it.

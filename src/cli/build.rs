@@ -123,9 +123,10 @@ pub(super) fn build(common: &Common, arguments: &BuildArguments) -> Result<ExitC
             arguments,
         };
         let push = |image: &Image| app.push(image, base.as_ref(), cache.as_ref(), pushed, &events);
-        let has_lost = || cache.as_ref().is_some_and(SharedCache::has_lost);
+        // A blob that the cache has lost is noted there, so the next try goes on without it.
+        let lost = || cache.as_ref().map_or(0, SharedCache::lost);
 
-        let mut needs_bytes = !arguments.push || !outputs.is_empty();
+        let needs_bytes = !arguments.push || !outputs.is_empty();
         let known = if needs_bytes || arguments.check {
             None
         } else {
@@ -146,11 +147,12 @@ pub(super) fn build(common: &Common, arguments: &BuildArguments) -> Result<ExitC
                     )));
                     return Ok(image);
                 }
-                Err(_) if has_lost() => needs_bytes = true,
+                Err(_) if lost() > 0 => {}
                 Err(error) => return Err(error),
             }
         }
         loop {
+            let before = lost();
             let built = work.run(&mut lock, needs_bytes)?;
             app.save_lock(&lock.text(), &events)?;
             let image = image::assemble(&settings, built.layers.clone())?;
@@ -161,11 +163,7 @@ pub(super) fn build(common: &Common, arguments: &BuildArguments) -> Result<ExitC
             }
             match push(&image) {
                 Ok(()) => {}
-                // The cache has told what it lost; now all is made here.
-                Err(_) if !needs_bytes && has_lost() => {
-                    needs_bytes = true;
-                    continue;
-                }
+                Err(_) if lost() > before => continue,
                 Err(error) => return Err(error),
             }
             work.publish(&built, &settings, &image, &mut lock, pushed)?;

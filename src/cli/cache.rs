@@ -3,11 +3,12 @@
 //! - The engine asks it for results and bytes, and it is given what was built when the image
 //!   has been pushed. What goes wrong with it is told once, and the build goes on without.
 //! - In the image's own repository it keeps what costs nothing: records, and the image's
-//!   layers, which are there anyway. A cache that is named (`--cache`) also gets the bytes
+//!   layers, which are there anyway, and what is small. A cache that is named (`--cache`) also gets the bytes
 //!   of all other results.
 //! - What it says is a hint: blobs that are gone are noted, made again, and sent again.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rayon::prelude::*;
@@ -16,18 +17,20 @@ use super::app::App;
 use super::failure::Failure;
 use crate::digest::Digest;
 use crate::engine::{Cache, EngineError, Found, Made, Output};
-use crate::event::{Events, with_causes};
+use crate::event::{Event, Events, with_causes};
 use crate::image::{Image, MANIFEST_TYPE};
 use crate::layer::Layer;
 use crate::registry::{
     Blob, Descriptor, EMPTY, Entry, ImageEntry, Name, Reason, Record, Reference, RegistryError,
-    Repository, read_entry, untold, write_entry,
+    Repository, Sent, Told, read_entry, write_entry,
 };
 use crate::store::Store;
 use crate::tree::Tree;
 
 /// Entries that are looked up or written at once. They wait for the registry, not for us.
 const WRITERS: usize = 8;
+/// Results up to so many bytes are always kept whole.
+const SMALL: u64 = 64 << 10;
 /// What stands for no cache at all.
 const NONE: &str = "none";
 
@@ -45,12 +48,23 @@ pub(super) struct SharedCache<'a> {
     state: Mutex<State>,
 }
 
+/// Where results are written.
+struct Target<'t> {
+    repository: &'t Repository,
+    /// Repositories of the same registry that have the image's layers.
+    from: &'t [String],
+    /// Bytes of blobs so far.
+    sent: AtomicU64,
+}
+
 #[derive(Default)]
 struct State {
     /// Repositories that are not asked again.
     failed: BTreeSet<usize>,
     /// Layer → the repository that has it.
     held: BTreeMap<Digest, usize>,
+    /// Held by who fetches a layer.
+    fetching: BTreeMap<Digest, Arc<Mutex<()>>>,
     /// Layers that a repository was to have and has not.
     lost: BTreeSet<Digest>,
     /// What the written repository has answered, by key.
@@ -90,9 +104,9 @@ impl<'a> SharedCache<'a> {
         }))
     }
 
-    /// Whether a blob was missed or damaged that a repository should have had.
-    pub(super) fn has_lost(&self) -> bool {
-        !self.state().lost.is_empty()
+    /// How many blobs were missed or damaged that a repository should have had.
+    pub(super) fn lost(&self) -> usize {
+        self.state().lost.len()
     }
 
     /// Repositories on the registry of `to`, other than `to` itself, that have a layer.
@@ -122,7 +136,11 @@ impl<'a> SharedCache<'a> {
     /// Brings a layer into the store, for a push; says whether it did.
     pub(super) fn bring(&self, image: &Image, digest: &Digest) -> bool {
         let layer = image.layers.iter().find(|layer| layer.layer.digest == *digest);
-        layer.is_some_and(|layer| self.fetch(&layer.layer))
+        let has = layer.is_some_and(|layer| self.fetch(&layer.layer, &mut |_| {}));
+        if !has {
+            self.state().lost.insert(*digest);
+        }
+        has
     }
 
     /// Writes what this build knows and the cache does not: the results, and the image under
@@ -145,57 +163,78 @@ impl<'a> SharedCache<'a> {
             Ok(pool) => pool,
             Err(error) => return self.events.notice(format!("nothing is cached: {error}"), None),
         };
+        let target = Target { repository, from: &from, sent: AtomicU64::new(0) };
         let done = pool.install(|| {
-            repository.write_blob(EMPTY)?;
-            let write = |made: &Made| self.write_result(repository, made, &from, pack);
-            made.par_iter().with_max_len(1).try_for_each(write)?;
-            self.write_image(repository, image)
+            let write = |made: &Made| self.write_result(&target, made, pack);
+            let results = made.par_iter().with_max_len(1).map(write);
+            let results = results.try_reduce(|| 0, |one, other| Ok(one + other))?;
+            self.write_image(&target, image)?;
+            Ok::<_, RegistryError>(results)
         });
-        if let Err(error) = done {
-            let error = with_causes(&error);
-            self.events.notice(
-                format!("not all results could be written to the cache `{repository}`: {error}"),
-                None,
-            );
+        match done {
+            Ok(0) => {}
+            Ok(results) => self.events.send(Event::Cached {
+                repository: repository.to_string(),
+                results,
+                sent: target.sent.into_inner(),
+            }),
+            Err(error) => {
+                let advice = Failure::from(&error).advice.into_iter().next();
+                let error = with_causes(&error);
+                self.events.notice(
+                    format!(
+                        "not all results could be written to the cache `{repository}`: {error}"
+                    ),
+                    advice,
+                );
+            }
         }
     }
 
+    /// Writes one result; says how many entries were written.
     fn write_result(
         &self,
-        repository: &Repository,
+        target: &Target<'_>,
         made: &Made,
-        from: &[String],
         pack: &Pack<'_>,
-    ) -> Result<(), RegistryError> {
+    ) -> Result<usize, RegistryError> {
         let known = self.state().known.get(&made.key).cloned();
         let known = match known {
             Some(known) => Some(known),
-            None => lookup(repository, &made.key)?,
+            None => lookup(target.repository, &made.key)?,
         };
         if known.as_ref().is_some_and(|known| self.is_whole(made, known)) {
-            return Ok(());
+            return Ok(0);
         }
         let mut layers = Vec::new();
-        if made.of_image || self.all {
+        if made.of_image || self.all || self.is_small(made) {
             let found = match pack(made) {
                 Ok(found) => found,
                 Err(error) => {
                     let (step, error) = (&made.step, with_causes(&error));
                     self.events.notice(format!("`{step}` is not cached: {error}"), None);
-                    return Ok(());
+                    return Ok(0);
                 }
             };
             for (recipe, layer) in found.layers {
-                if self.put_layer(repository, &layer, from)? {
+                if self.put_layer(target, &made.step, &layer)? {
                     layers.push((recipe, layer));
                 }
             }
         }
         let entry = Entry { key: made.key, step: made.step.clone(), tree: made.tree, layers };
         if known == Some(entry.clone()) {
-            return Ok(());
+            return Ok(0);
         }
-        put(repository, &entry)
+        put(target.repository, &entry)?;
+        Ok(1)
+    }
+
+    /// Whether the files of a result are so few that they cost nothing.
+    fn is_small(&self, made: &Made) -> bool {
+        made.bytes
+            && self.store.has_tree(&made.tree)
+            && self.store.read_tree(&made.tree).is_ok_and(|tree| tree.size() <= SMALL)
     }
 
     /// Whether an entry has all that it should have.
@@ -210,22 +249,25 @@ impl<'a> SharedCache<'a> {
 
     fn write_image(
         &self,
-        repository: &Repository,
+        target: &Target<'_>,
         (key, image): (&Digest, &Image),
     ) -> Result<(), RegistryError> {
-        let known: Option<ImageEntry> = lookup(repository, key)?;
-        if known.is_some_and(|known| known.manifest.as_bytes() == image.manifest) {
+        let known: Option<ImageEntry> = lookup(target.repository, key)?;
+        let lost = self.state().lost.clone();
+        if known.is_some_and(|known| {
+            known.manifest.as_bytes() == image.manifest
+                && !known.kept.iter().any(|digest| lost.contains(digest))
+        }) {
             return Ok(());
         }
         let mut kept = Vec::new();
         for layer in &image.layers {
-            let Layer { digest, size, .. } = layer.layer;
-            if repository.has_blob(&digest, Some(size))? {
-                kept.push(digest);
+            if self.put_layer(target, &layer.name, &layer.layer)? {
+                kept.push(layer.layer.digest);
             }
         }
         match ImageEntry::new(*key, image, kept) {
-            Some(entry) => put(repository, &entry),
+            Some(entry) => put(target.repository, &entry),
             None => Ok(()),
         }
     }
@@ -233,16 +275,23 @@ impl<'a> SharedCache<'a> {
     /// Whether the layer's blob is in the repository now.
     fn put_layer(
         &self,
-        repository: &Repository,
+        target: &Target<'_>,
+        step: &str,
         layer: &Layer,
-        from: &[String],
     ) -> Result<bool, RegistryError> {
+        let Target { repository, from, sent } = target;
         if self.store.blob_size(&layer.digest)? != Some(layer.size) {
             // It is where it came from; this repository may be another one.
             return repository.has_blob(&layer.digest, Some(layer.size));
         }
+        let (events, what, total) = (self.events.clone(), step.to_owned(), layer.size);
+        let told: Told = Arc::new(move |done| {
+            events.send(Event::Caching { what: what.clone(), done, total });
+        });
         let blob = Blob { digest: layer.digest, size: layer.size, from };
-        repository.push_blob(&blob, self.store, &untold())?;
+        if let Sent::Uploaded(bytes) = repository.push_blob(&blob, self.store, &told)? {
+            sent.fetch_add(bytes, Ordering::Relaxed);
+        }
         Ok(true)
     }
 
@@ -278,7 +327,7 @@ impl<'a> SharedCache<'a> {
         None
     }
 
-    fn lost(&self, layer: &Layer, at: usize, problem: &str) {
+    fn missed(&self, layer: &Layer, at: usize, problem: &str) {
         let mut state = self.state();
         state.held.remove(&layer.digest);
         if state.lost.insert(layer.digest) {
@@ -330,9 +379,15 @@ impl Cache for SharedCache<'_> {
         false
     }
 
-    fn fetch(&self, layer: &Layer) -> bool {
+    fn fetch(&self, layer: &Layer, progress: &mut dyn FnMut(u64)) -> bool {
         if !self.holds(layer) {
             return false;
+        }
+        // Two steps may want the same files at once.
+        let turn = Arc::clone(self.state().fetching.entry(layer.digest).or_default());
+        let _turn = turn.lock().unwrap_or_else(PoisonError::into_inner);
+        if matches!(self.store.blob_size(&layer.digest), Ok(Some(size)) if size == layer.size) {
+            return true;
         }
         let Some(at) = self.state().held.get(&layer.digest).copied() else { return false };
         let blob = Descriptor {
@@ -340,11 +395,11 @@ impl Cache for SharedCache<'_> {
             digest: layer.digest,
             size: layer.size,
         };
-        match self.read[at].fetch_blob(&blob, self.store, &mut |_| {}) {
+        match self.read[at].fetch_blob(&blob, self.store, progress) {
             Ok(()) => true,
             // One blob that is lost does not make the others so.
             Err(error) => {
-                self.lost(layer, at, &with_causes(&error));
+                self.missed(layer, at, &with_causes(&error));
                 false
             }
         }
@@ -373,6 +428,7 @@ fn put<R: Record>(repository: &Repository, record: &R) -> Result<(), RegistryErr
         // Never: records are plain values.
         Err(_) => Ok(()),
     };
+    repository.write_blob(EMPTY)?;
     match put(false) {
         // Some registries take nothing but images.
         Err(RegistryError::Refused { refusal, .. }) if refusal.reason() == Reason::Other => {

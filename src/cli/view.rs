@@ -167,7 +167,17 @@ impl View for Live {
                     bytes(*total)
                 ));
             }
+            Event::Caching { what, done, total } => {
+                let message = format!("{} of {}", bytes(*done), bytes(*total));
+                self.bar(&format!("cache {what}")).set_message(message);
+                if done == total
+                    && let Some(bar) = self.running.remove(&format!("cache {what}"))
+                {
+                    bar.finish_and_clear();
+                }
+            }
             Event::StepFinished { step, .. }
+            | Event::Fetched { step, .. }
             | Event::StepFailed { step }
             | Event::StepReused { step, .. } => {
                 if let Some(bar) = self.running.remove(step) {
@@ -239,6 +249,12 @@ fn lines(event: &Event) -> Vec<String> {
         }
         Event::Pushed { what, sent: 0 } => vec![format!("  {what:<18} was there")],
         Event::Pushed { what, sent } => vec![format!("  {what:<18} pushed, {}", bytes(*sent))],
+        Event::Fetched { step, bytes: size } => {
+            vec![format!("  {step:<18} fetched, {}", bytes(*size))]
+        }
+        Event::Cached { repository, results, sent } => {
+            vec![format!("cached {results} results in {repository}, {} sent", bytes(*sent))]
+        }
         Event::ImageKnown { repository } => {
             vec![format!("nothing has changed: {repository} has the image")]
         }

@@ -10,7 +10,7 @@ use std::fs::{self, File};
 
 use super::{Engine, EngineError, Known, Output, State};
 use crate::digest::Digest;
-use crate::event::with_causes;
+use crate::event::{Event, with_causes};
 use crate::layer::{Layer, Packed, unpack_tree};
 use crate::plan::{Action, Step};
 use crate::store::Table;
@@ -24,8 +24,9 @@ pub trait Cache: Sync {
     /// without them being here.
     fn holds(&self, layer: &Layer) -> bool;
 
-    /// Brings the bytes of a layer into the store; says whether it did.
-    fn fetch(&self, layer: &Layer) -> bool;
+    /// Brings the bytes of a layer into the store; says whether it did. `progress` is
+    /// told how many have come.
+    fn fetch(&self, layer: &Layer, progress: &mut dyn FnMut(u64)) -> bool;
 }
 
 /// A result that another machine has published.
@@ -73,7 +74,7 @@ impl Engine<'_> {
         else {
             return Ok(false);
         };
-        if !self.bring(&layer)? {
+        if !self.bring(&step.name, &layer)? {
             return Ok(false);
         }
         let scratch = self.scratch(step)?;
@@ -103,11 +104,19 @@ impl Engine<'_> {
     }
 
     /// Whether a layer's bytes are in the store, or came there now.
-    pub(super) fn bring(&self, layer: &Layer) -> Result<bool, EngineError> {
+    pub(super) fn bring(&self, step: &str, layer: &Layer) -> Result<bool, EngineError> {
         if self.store.blob_size(&layer.digest)? == Some(layer.size) {
             return Ok(true);
         }
-        Ok(self.cache.is_some_and(|cache| cache.fetch(layer)))
+        let Some(cache) = self.cache else { return Ok(false) };
+        let (step, total) = (step.to_owned(), layer.size);
+        let came = cache.fetch(layer, &mut |done| {
+            self.events.send(Event::Download { step: step.clone(), done, total });
+        });
+        if came {
+            self.events.send(Event::Fetched { step, bytes: total });
+        }
+        Ok(came)
     }
 
     /// Notes the key under which a step's result is known.

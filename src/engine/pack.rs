@@ -26,7 +26,7 @@ impl Engine<'_> {
         let started = Instant::now();
         let key = self.recipe(step).key(tree);
         let known = match self.store.get::<Layer>(Table::Layers, &key)? {
-            Some(layer) => self.has_layer(&layer)?.then_some(layer),
+            Some(layer) => self.has_layer(&step.name, &layer)?.then_some(layer),
             None => None,
         };
         let (layer, reused) = match known {
@@ -47,9 +47,9 @@ impl Engine<'_> {
     }
 
     /// Whether the layer is here, or as good as here.
-    fn has_layer(&self, layer: &Layer) -> Result<bool, EngineError> {
+    fn has_layer(&self, step: &str, layer: &Layer) -> Result<bool, EngineError> {
         if self.needs_bytes {
-            return self.bring(layer);
+            return self.bring(step, layer);
         }
         Ok(self.store.blob_size(&layer.digest)? == Some(layer.size)
             || self.cache.is_some_and(|cache| cache.holds(layer)))

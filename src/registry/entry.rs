@@ -270,6 +270,9 @@ mod tests {
         assert_eq!(ImageEntry::tag(&key), format!("forge-1-image-{}", key.hex()));
         assert!(ImageEntry::tag(&key).len() <= 128);
         let digest = Digest::of(&write(&entry(), false).expect("JSON"));
-        assert_eq!(digest.to_string(), "sha256:c10ae6eac3243a64efeb89926ebb9bc79c9d0d1b6d1346a43e3e71179dfa4e21");
+        assert_eq!(
+            digest.to_string(),
+            "sha256:c10ae6eac3243a64efeb89926ebb9bc79c9d0d1b6d1346a43e3e71179dfa4e21"
+        );
     }
 }

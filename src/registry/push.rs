@@ -101,7 +101,12 @@ impl Repository {
                         repairs += 1;
                         self.rest(repairs);
                         self.forget_blobs();
-                        self.send_parts(&parts, push.events, &|_, _| {})?;
+                        let of_sent = |what: &str, sent| {
+                            if sent > 0 {
+                                told(what, sent);
+                            }
+                        };
+                        self.send_parts(&parts, push.events, &of_sent)?;
                     }
                     Err(error) => return Err(error),
                 }
