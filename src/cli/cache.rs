@@ -289,9 +289,17 @@ impl<'a> SharedCache<'a> {
             events.send(Event::Caching { what: what.clone(), done, total });
         });
         let blob = Blob { digest: layer.digest, size: layer.size, from };
-        if let Sent::Uploaded(bytes) = repository.push_blob(&blob, self.store, &told)? {
-            sent.fetch_add(bytes, Ordering::Relaxed);
-        }
+        match repository.push_blob(&blob, self.store, &told) {
+            Ok(Sent::Uploaded(bytes)) => sent.fetch_add(bytes, Ordering::Relaxed),
+            Ok(Sent::WasThere | Sent::Mounted) => 0,
+            // An entry without the bytes is better than one that is of no use.
+            Err(error @ RegistryError::Damaged { .. }) => {
+                let Failure { message, advice, .. } = Failure::from(&error);
+                self.events.notice(message, advice.into_iter().next());
+                return Ok(false);
+            }
+            Err(error) => return Err(error),
+        };
         Ok(true)
     }
 

@@ -117,6 +117,11 @@ impl From<&RegistryError> for Failure {
             RegistryError::Immutable { .. } => failure.advise(
                 "the registry does not let go of this tag: push under another one, or build what the tag names",
             ),
+            RegistryError::Damaged { digest, .. } => failure.advise(format!(
+                "the registry's administrator has to remove it (docker's registry: the folder `blobs/sha256/{}/{}`); then push again",
+                &digest.hex()[..2],
+                digest.hex()
+            )),
             RegistryError::Unreachable { .. } => unreachable_registry(failure),
             RegistryError::Store(_) => Failure { kind: Kind::App, ..failure },
             _ => failure,

@@ -137,6 +137,14 @@ pub enum RegistryError {
         /// What each said, in the order asked, the registry last.
         tried: Vec<RegistryError>,
     },
+    /// A registry's storage has lost part of a blob.
+    #[error("`{repository}` has a damaged {digest}, and keeps it whatever it is sent")]
+    Damaged {
+        /// The registry with the repository.
+        repository: String,
+        /// The blob.
+        digest: Digest,
+    },
     /// A blob that the store lacks could not be brought there to be pushed.
     #[error("could not fetch {digest} in order to push it")]
     NotBrought {

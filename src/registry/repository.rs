@@ -56,6 +56,15 @@ pub struct Repository {
     pub(super) refused_forms: upload::RefusedForms,
 }
 
+/// What a registry says of a blob.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Look {
+    Absent,
+    There,
+    /// It is there, and not as long as it should be.
+    OtherLength,
+}
+
 /// A manifest's name within its repository.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Name<'a> {
@@ -224,15 +233,40 @@ impl Repository {
         digest: &Digest,
         size: Option<u64>,
     ) -> Result<bool, RegistryError> {
+        Ok(self.look(task, digest, size)? == Look::There)
+    }
+
+    pub(super) fn look(
+        &self,
+        task: &Task,
+        digest: &Digest,
+        size: Option<u64>,
+    ) -> Result<Look, RegistryError> {
         let url = self.address(&format!("blobs/{digest}"));
         let response = match self.send(task, &|| Ok(self.client.head(url.clone()))) {
             // No token for this: sending will tell whether there is one for that.
-            Err(RegistryError::Refused { .. }) => return Ok(false),
+            Err(RegistryError::Refused { .. }) => return Ok(Look::Absent),
             other => other?,
         };
+        if response.status() != StatusCode::OK {
+            return Ok(Look::Absent);
+        }
         let length = header(&response, "content-length").and_then(|text| text.parse().ok());
-        Ok(response.status() == StatusCode::OK
-            && size.is_none_or(|size| length.is_none_or(|length: u64| length == size)))
+        let is_right = size.is_none_or(|size| length.is_none_or(|length: u64| length == size));
+        Ok(if is_right { Look::There } else { Look::OtherLength })
+    }
+
+    /// Reads a blob to its end, to see whether it is what its name says.
+    pub(super) fn is_whole(&self, task: &Task, digest: &Digest) -> Result<bool, RegistryError> {
+        let response = self.get(task, &format!("blobs/{digest}"), 0)?;
+        match response.status() {
+            StatusCode::OK => {
+                let (found, _) =
+                    Digest::of_reader(response).map_err(|source| self.broke(task, source))?;
+                Ok(found == *digest)
+            }
+            _ => Err(self.refused(task, response)),
+        }
     }
 
     /// A small blob; `None` when it is not there.

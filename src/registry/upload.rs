@@ -25,6 +25,7 @@ use reqwest::blocking::Response;
 
 use super::content::{Content, Told};
 use super::error::Right;
+use super::repository::Look;
 use super::session::{Session, end, with_digest};
 use super::token::Scope;
 use super::wire::{Make, TRIES, Task, header, may_pass};
@@ -103,7 +104,8 @@ impl Repository {
         told: &Told,
     ) -> Result<Sent, RegistryError> {
         let task = self.task(Right::Push, format!("upload blob {}", blob.digest));
-        if self.has(&task, &blob.digest, Some(blob.size))? {
+        let look = self.look(&task, &blob.digest, Some(blob.size))?;
+        if look == Look::There {
             return Ok(Sent::WasThere);
         }
         let mut session = None;
@@ -124,6 +126,11 @@ impl Repository {
             };
             let upload = Upload { repository: self, task: &task, blob, content, told };
             let error = match upload.run(opened, form) {
+                // Some registries keep what they have under a digest, also when it is broken.
+                Ok(()) if look == Look::OtherLength && !self.is_whole(&task, &blob.digest)? => {
+                    let (repository, digest) = (self.to_string(), blob.digest);
+                    return Err(RegistryError::Damaged { repository, digest });
+                }
                 Ok(()) => return Ok(Sent::Uploaded(blob.size)),
                 Err(Trouble::Final(error)) => return Err(error),
                 Err(Trouble::Again(error)) => error,

@@ -223,6 +223,17 @@ fn a_head_that_says_nothing_useful() {
 }
 
 #[test]
+fn a_damaged_blob_that_stays() {
+    // Whatever is sent, seven bytes are there.
+    let damaged = |request: &Request, usual: Answer| match request.kind().as_str() {
+        "HEAD blobs" => Answer::status(200).with("Content-Length", "7"),
+        "GET blobs" => Answer::ok(b"damaged"),
+        _ => usual,
+    };
+    send(&[], nothing, damaged).fails("keeps it whatever it is sent", &[("POST uploads", 1)]);
+}
+
+#[test]
 fn broken_off_and_continued() {
     // The registry keeps what came: half of it.
     let half = |request: &Request, usual: Answer| {
