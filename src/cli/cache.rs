@@ -18,11 +18,10 @@ use super::failure::Failure;
 use crate::digest::Digest;
 use crate::engine::{Cache, EngineError, Found, Made, Output};
 use crate::event::{Event, Events, with_causes};
-use crate::image::{Image, MANIFEST_TYPE};
+use crate::image::Image;
 use crate::layer::Layer;
 use crate::registry::{
-    Blob, Descriptor, EMPTY, Entry, ImageEntry, Name, Reason, Record, Reference, RegistryError,
-    Repository, Sent, Told, read_entry, write_entry,
+    Blob, Descriptor, Entry, ImageEntry, Record, Reference, RegistryError, Repository, Sent, Told,
 };
 use crate::store::Store;
 use crate::tree::Tree;
@@ -201,7 +200,7 @@ impl<'a> SharedCache<'a> {
         let known = self.state().known.get(&made.key).cloned();
         let known = match known {
             Some(known) => Some(known),
-            None => lookup(target.repository, &made.key)?,
+            None => target.repository.entry(&made.key)?,
         };
         if known.as_ref().is_some_and(|known| self.is_whole(made, known)) {
             return Ok(0);
@@ -226,7 +225,7 @@ impl<'a> SharedCache<'a> {
         if known == Some(entry.clone()) {
             return Ok(0);
         }
-        put(target.repository, &entry)?;
+        target.repository.put_entry(&entry)?;
         Ok(1)
     }
 
@@ -252,7 +251,7 @@ impl<'a> SharedCache<'a> {
         target: &Target<'_>,
         (key, image): (&Digest, &Image),
     ) -> Result<(), RegistryError> {
-        let known: Option<ImageEntry> = lookup(target.repository, key)?;
+        let known: Option<ImageEntry> = target.repository.entry(key)?;
         let lost = self.state().lost.clone();
         if known.is_some_and(|known| {
             known.manifest.as_bytes() == image.manifest
@@ -267,7 +266,7 @@ impl<'a> SharedCache<'a> {
             }
         }
         match ImageEntry::new(*key, image, kept) {
-            Some(entry) => put(target.repository, &entry),
+            Some(entry) => target.repository.put_entry(&entry),
             None => Ok(()),
         }
     }
@@ -326,7 +325,7 @@ impl<'a> SharedCache<'a> {
     /// The first entry of that key. What is no entry is a miss.
     fn entry<R: Record>(&self, key: &Digest) -> Option<(usize, R)> {
         for (at, repository) in self.asked() {
-            match lookup(repository, key) {
+            match repository.entry(key) {
                 Ok(Some(entry)) => return Some((at, entry)),
                 Ok(None) => {}
                 Err(error) => self.failed(at, &error),
@@ -422,26 +421,4 @@ fn repository(text: &str) -> Result<Reference, Failure> {
             .advise("name the repository alone: a cache has a tag for each result"));
     }
     Ok(reference)
-}
-
-fn lookup<R: Record>(repository: &Repository, key: &Digest) -> Result<Option<R>, RegistryError> {
-    let found = repository.manifest(Name::Tag(&R::tag(key)))?;
-    Ok(found.and_then(|found| read_entry(&found.bytes, key)))
-}
-
-fn put<R: Record>(repository: &Repository, record: &R) -> Result<(), RegistryError> {
-    let tag = R::tag(record.key());
-    let put = |plain| match write_entry(record, plain) {
-        Ok(bytes) => repository.put_manifest(Name::Tag(&tag), MANIFEST_TYPE, &bytes).map(drop),
-        // Never: records are plain values.
-        Err(_) => Ok(()),
-    };
-    repository.write_blob(EMPTY)?;
-    match put(false) {
-        // Some registries take nothing but images.
-        Err(RegistryError::Refused { refusal, .. }) if refusal.reason() == Reason::Other => {
-            put(true)
-        }
-        other => other,
-    }
 }

@@ -16,6 +16,9 @@ use std::collections::BTreeMap;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use super::error::Reason;
+use super::repository::Name;
+use super::{RegistryError, Repository};
 use crate::digest::Digest;
 use crate::image::{Image, ImageLayer, MANIFEST_TYPE};
 use crate::layer::Layer;
@@ -27,7 +30,7 @@ const EMPTY_TYPE: &str = "application/vnd.oci.empty.v1+json";
 /// What stands in its place for registries that know only images.
 const IMAGE_CONFIG: &str = "application/vnd.oci.image.config.v1+json";
 /// The content of the empty descriptor.
-pub const EMPTY: &[u8] = b"{}";
+const EMPTY: &[u8] = b"{}";
 
 /// What the registry keeps under one tag of the cache.
 pub trait Record: Serialize + DeserializeOwned {
@@ -157,12 +160,43 @@ struct Manifest {
     annotations: BTreeMap<String, String>,
 }
 
+impl Repository {
+    /// The entry of a key; what is no entry counts as none.
+    ///
+    /// # Errors
+    /// See [`RegistryError`].
+    pub fn entry<R: Record>(&self, key: &Digest) -> Result<Option<R>, RegistryError> {
+        let found = self.manifest(Name::Tag(&R::tag(key)))?;
+        Ok(found.and_then(|found| read(&found.bytes, key)))
+    }
+
+    /// Writes an entry, whose blobs must be there.
+    ///
+    /// # Errors
+    /// See [`RegistryError`].
+    pub fn put_entry<R: Record>(&self, record: &R) -> Result<(), RegistryError> {
+        let tag = R::tag(record.key());
+        let put = |plain| {
+            let bytes = write(record, plain).map_err(RegistryError::Record)?;
+            self.put_manifest(Name::Tag(&tag), MANIFEST_TYPE, &bytes).map(drop)
+        };
+        self.write_blob(EMPTY)?;
+        match put(false) {
+            // Some registries take nothing but images.
+            Err(RegistryError::Refused { refusal, .. }) if refusal.reason() == Reason::Other => {
+                put(true)
+            }
+            other => other,
+        }
+    }
+}
+
 /// The manifest of a record. Some registries take only what looks like an image; then `plain`
 /// leaves out what an image does not have.
 ///
 /// # Errors
 /// A record that is no JSON, which none is.
-pub fn write<R: Record>(record: &R, plain: bool) -> Result<Vec<u8>, serde_json::Error> {
+fn write<R: Record>(record: &R, plain: bool) -> Result<Vec<u8>, serde_json::Error> {
     let empty = |media_type: &str| Descriptor {
         media_type: media_type.to_owned(),
         digest: Digest::of(EMPTY),
@@ -188,8 +222,7 @@ pub fn write<R: Record>(record: &R, plain: bool) -> Result<Vec<u8>, serde_json::
 }
 
 /// The record that a manifest holds, if it is one for this key.
-#[must_use]
-pub fn read<R: Record>(manifest: &[u8], key: &Digest) -> Option<R> {
+fn read<R: Record>(manifest: &[u8], key: &Digest) -> Option<R> {
     let manifest: Manifest = serde_json::from_slice(manifest).ok()?;
     let record: R = serde_json::from_str(manifest.annotations.get(R::ANNOTATION)?).ok()?;
     // What the registry keeps must be what the record speaks of.
@@ -201,6 +234,12 @@ pub fn read<R: Record>(manifest: &[u8], key: &Digest) -> Option<R> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use super::super::Reference;
+    use super::super::access::{Access, Settings};
+    use super::super::credentials::Credentials;
+    use super::super::fake::{Answer, Content, Fake};
     use super::*;
     use crate::image::assemble;
     use crate::image::tests::{layer, settings};
@@ -231,6 +270,37 @@ mod tests {
             let none = Entry { layers: Vec::new(), ..entry() };
             assert_eq!(read(&write(&none, plain).expect("JSON"), &none.key), Some(none));
         }
+    }
+
+    #[test]
+    fn a_registry_that_takes_only_images() {
+        let kept = Arc::new(Mutex::new(Content::default()));
+        // The answer counts: what it has kept of the first is replaced by the second.
+        let fake = Fake::registry(
+            &kept,
+            |_| None,
+            |request, usual| {
+                let body = String::from_utf8_lossy(&request.body);
+                if request.kind() == "PUT manifests" && body.contains("artifactType") {
+                    Answer::error(400, "MANIFEST_INVALID")
+                } else {
+                    usual
+                }
+            },
+        );
+        let access = Access::new(Settings {
+            credentials: Credentials::default(),
+            insecure: Vec::new(),
+            mirrors: BTreeMap::new(),
+            certificates: Vec::new(),
+        });
+        let reference: Reference = format!("{}/team/app", fake.host).parse().expect("a name");
+        let repository = access.repository(&reference).expect("opens");
+        assert_eq!(repository.entry::<Entry>(&entry().key).expect("an answer"), None);
+        repository.write_blob(b"blob").expect("sent");
+        repository.put_entry(&entry()).expect("taken in the other form");
+        assert_eq!(fake.kind("PUT manifests"), 2);
+        assert_eq!(repository.entry(&entry().key).expect("an answer"), Some(entry()));
     }
 
     #[test]

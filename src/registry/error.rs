@@ -137,6 +137,9 @@ pub enum RegistryError {
         /// What each said, in the order asked, the registry last.
         tried: Vec<RegistryError>,
     },
+    /// An entry of the cache that cannot be written down: a bug in forge.
+    #[error("could not write an entry of the cache down")]
+    Record(#[source] serde_json::Error),
     /// A registry's storage has lost part of a blob.
     #[error("`{repository}` has a damaged {digest}, and keeps it whatever it is sent")]
     Damaged {

@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! Access       credentials, certificates, mirrors ─► one Repository each
-//! Repository   manifests and blobs by name; push
+//! Repository   manifests and blobs by name; entries of a cache; push
 //! Source       an image to pull: mirrors first, then the registry
 //!
 //! push: the tag names it already ─► done
@@ -40,7 +40,7 @@ mod wire;
 pub use access::{Access, Settings};
 pub use content::{Told, untold};
 pub use credentials::Credentials;
-pub use entry::{EMPTY, Entry, ImageEntry, Record, read as read_entry, write as write_entry};
+pub use entry::{Entry, ImageEntry, Record};
 pub use error::{Reason, Refusal, RegistryError, Right};
 pub use manifest::{Descriptor, ManifestError, Platform};
 pub use pull::{Resolved, Source};
