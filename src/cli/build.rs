@@ -10,7 +10,7 @@ use std::time::Instant;
 use clap::{Args, ValueEnum};
 
 use super::app::{App, AppArguments};
-use super::cache::SharedCache;
+use super::cache::{Named, SharedCache};
 use super::failure::{Failure, Kind};
 use super::machine::{architecture, processors};
 use super::output::{Target, created};
@@ -96,6 +96,7 @@ pub(super) fn build(common: &Common, arguments: &BuildArguments) -> Result<ExitC
         .iter()
         .map(|text| Reference::for_push(text))
         .collect::<Result<Vec<_>, _>>()?;
+    let caches = Named::parse(arguments.cache.as_deref(), &arguments.cache_from)?;
     let created = created(arguments.created.as_deref())?;
     let running = Arc::new(Running::default());
     let _watch = interrupt::watch(&running)?;
@@ -111,8 +112,7 @@ pub(super) fn build(common: &Common, arguments: &BuildArguments) -> Result<ExitC
         chooser.choose_all(&mut planned.plan, &mut lock)?;
         let settings = image_settings(&planned, &created);
         let pushed = if arguments.push { &tags[..] } else { &[] };
-        let (to, from) = (arguments.cache.as_deref(), &arguments.cache_from);
-        let cache = SharedCache::open(&app, &events, to, from, pushed)?;
+        let cache = SharedCache::open(&app, &events, &caches, pushed)?;
         let work = Work {
             app: &app,
             plan: &planned.plan,

@@ -36,6 +36,35 @@ const NONE: &str = "none";
 /// Packs a result.
 pub(super) type Pack<'p> = dyn Fn(&Made) -> Result<Found, EngineError> + Sync + 'p;
 
+/// The repositories that the arguments name.
+pub(super) struct Named {
+    to: To,
+    /// Those that are only read.
+    from: Vec<Reference>,
+}
+
+/// Which repository is read and written.
+enum To {
+    /// That of the image, when it is pushed.
+    Own,
+    Repository(Reference),
+    None,
+}
+
+impl Named {
+    /// # Errors
+    /// A name that is no repository.
+    pub(super) fn parse(to: Option<&str>, from: &[String]) -> Result<Named, Failure> {
+        let to = match to {
+            None => To::Own,
+            Some(NONE) => To::None,
+            Some(text) => To::Repository(repository(text)?),
+        };
+        let from = from.iter().map(|text| repository(text)).collect::<Result<_, _>>()?;
+        Ok(Named { to, from })
+    }
+}
+
 /// Repositories that are asked, and the one that is written.
 pub(super) struct SharedCache<'a> {
     store: &'a Store,
@@ -71,23 +100,19 @@ struct State {
 }
 
 impl<'a> SharedCache<'a> {
-    /// The cache that the arguments name: `to` is read and written, `from` are read. Without
-    /// `to`, an image that is pushed has its own repository for it.
+    /// The cache of a build that pushes to `pushed`.
     pub(super) fn open(
         app: &'a App,
         events: &Events,
-        to: Option<&str>,
-        from: &[String],
+        named: &Named,
         pushed: &[Reference],
     ) -> Result<Option<SharedCache<'a>>, Failure> {
-        let named = to.filter(|text| *text != NONE).map(repository).transpose()?;
-        let own = || pushed.first().filter(|_| to != Some(NONE)).cloned();
-        let all = named.is_some();
-        let write = named.or_else(own);
-        let mut read: Vec<Reference> = write.iter().cloned().collect();
-        for text in from {
-            read.push(repository(text)?);
-        }
+        let write = match &named.to {
+            To::Own => pushed.first(),
+            To::None => None,
+            To::Repository(to) => Some(to),
+        };
+        let read: Vec<&Reference> = write.into_iter().chain(&named.from).collect();
         if read.is_empty() {
             return Ok(None);
         }
@@ -98,7 +123,7 @@ impl<'a> SharedCache<'a> {
             events: events.clone(),
             write: write.and(read.first().cloned()),
             read,
-            all,
+            all: matches!(named.to, To::Repository(_)),
             state: Mutex::default(),
         }))
     }

@@ -8,6 +8,7 @@ mod architecture;
 mod bad_input;
 mod base;
 mod builders;
+mod cache;
 mod container;
 mod gems;
 mod javascript;

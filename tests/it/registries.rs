@@ -16,27 +16,10 @@ use forge::registry::{Access, Blob, Credentials, Name, Reference, RegistryError,
 use forge::store::Store;
 use serde_json::json;
 
-use crate::support::{Server, folder, get, have, ok, port, text, wait};
+use crate::support::{folder, have, ok, port, registry_at, text};
 
 fn openssl(folder: &Path, words: &str) {
     ok(Command::new("openssl").args(words.split(' ')).current_dir(folder).stderr(Stdio::null()));
-}
-
-fn registry(folder: &Path, port: u16, more: &str) -> Server {
-    let root = folder.display();
-    let config = format!(
-        "version: 0.1\nstorage:\n  filesystem:\n    rootdirectory: {root}/data\nhttp:\n  addr: 127.0.0.1:{port}\n{more}"
-    );
-    fs::write(folder.join("config.yml"), config).unwrap();
-    let server = Server::start(
-        Command::new("docker-registry")
-            .arg("serve")
-            .arg(folder.join("config.yml"))
-            .stdout(Stdio::null())
-            .stderr(fs::File::create(folder.join("log")).unwrap()),
-    );
-    wait("the registry's start", || get(port, "/v2/").is_some());
-    server
 }
 
 fn access(variables: &[(&str, &str)], certificates: &Path) -> Access {
@@ -156,7 +139,7 @@ fn tokens_of_a_server_of_its_own() {
         tokens.port,
         folder.display()
     );
-    let _registry = registry(&folder, port, &more);
+    let _registry = registry_at(&folder, port, &more);
     let login = |password: &str| {
         let header = STANDARD.encode(format!("user:{password}"));
         let auth = json!({format!("127.0.0.1:{port}"): format!("Basic {header}")}).to_string();
@@ -263,7 +246,7 @@ fn certificates_of_an_authority_of_our_own() {
     let more = format!(
         "  tls:\n    certificate: {root}/server.cert\n    key: {root}/server.key\n    clientcas:\n      - {root}/ours.crt\n"
     );
-    let _registry = registry(&folder, port, &more);
+    let _registry = registry_at(&folder, port, &more);
     let host = format!("127.0.0.1:{port}");
     // As files of these names.
     let with = |name: &str, files: &[(&str, &str)]| {

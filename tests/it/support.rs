@@ -307,21 +307,27 @@ pub fn registry(folder: &Path) -> (Server, u16) {
     let passwords = ok(Command::new("htpasswd").args(["-Bbn", "user", "secret"]));
     fs::write(folder.join("htpasswd"), passwords).unwrap();
     let port = port();
+    let passwords = folder.join("htpasswd");
+    let auth = format!("auth:\n  htpasswd:\n    realm: test\n    path: {}\n", passwords.display());
+    (registry_at(folder, port, &auth), port)
+}
+
+/// A registry in `folder` with `more` configuration; what it is asked stands in `folder/log`.
+pub fn registry_at(folder: &Path, port: u16, more: &str) -> Server {
     let root = folder.display();
     let config = format!(
-        "version: 0.1\nstorage:\n  filesystem:\n    rootdirectory: {root}/data\nhttp:\n  addr: 127.0.0.1:{port}\n\
-         auth:\n  htpasswd:\n    realm: test\n    path: {root}/htpasswd\n"
+        "version: 0.1\nstorage:\n  filesystem:\n    rootdirectory: {root}/data\nhttp:\n  addr: 127.0.0.1:{port}\n{more}"
     );
     fs::write(folder.join("config.yml"), config).unwrap();
     let server = Server::start(
         Command::new("docker-registry")
             .arg("serve")
             .arg(folder.join("config.yml"))
-            .stdout(Stdio::null())
+            .stdout(fs::File::create(folder.join("log")).unwrap())
             .stderr(Stdio::null()),
     );
     wait("the registry's start", || get(port, "/v2/").is_some());
-    (server, port)
+    server
 }
 
 /// A PostgreSQL cluster of our own.
