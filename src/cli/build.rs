@@ -30,7 +30,6 @@ use crate::plan::{APP_FOLDER, APP_USER, Action, Plan};
 use crate::registry::Reference;
 use crate::sandbox::Running;
 use crate::source::Snapshot;
-use crate::store::Table;
 use crate::tree::Tree;
 
 #[derive(Clone, Debug, Args)]
@@ -303,16 +302,6 @@ impl Work<'_> {
         self.with_engine(lock, false, |engine| {
             cache.publish(&built.made, (&key, image), pushed, &|made| engine.packed(made));
         });
-        Ok(())
-    }
-}
-
-impl App {
-    fn keep(&self, image: &Image) -> Result<(), Failure> {
-        self.store.write_blob(&image.config)?;
-        self.store.write_blob(&image.manifest)?;
-        self.store.put(Table::Images, &image.digest, &image.layers)?;
-        self.store.set_root(&self.root_name()?, &image.digest)?;
         Ok(())
     }
 }

@@ -20,6 +20,7 @@ mod doctor;
 mod failure;
 mod files;
 mod interrupt;
+mod kept;
 mod machine;
 mod notices;
 mod output;

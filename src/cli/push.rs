@@ -9,11 +9,8 @@ use clap::Args;
 use super::app::{App, AppArguments};
 use super::failure::Failure;
 use super::{Common, interrupt, view};
-use crate::digest::Digest;
-use crate::image::{Image, ImageLayer};
 use crate::registry::Reference;
 use crate::sandbox::Running;
-use crate::store::{Store, Table};
 
 #[derive(Clone, Debug, Args)]
 pub(super) struct PushArguments {
@@ -41,28 +38,13 @@ pub(super) fn push(common: &Common, arguments: &PushArguments) -> Result<ExitCod
             Failure::usage(format!("`{app}` has not been built into this store"))
                 .advise(format!("build it first: `forge build {app}`"))
         };
-        let digest = app.store.root_digest(&app.root_name()?)?.ok_or_else(not_built)?;
-        let image = kept(&app.store, &digest)?.ok_or_else(not_built)?;
-        app.push(&image, None, None, &tags, &events)?;
-        Ok(digest)
+        let image = app.kept()?.ok_or_else(not_built)?;
+        let elsewhere = app.elsewhere(&image, &events)?;
+        app.push(&image, None, elsewhere.as_ref(), &tags, &events)?;
+        Ok(image.digest)
     })?;
     if !common.json {
         super::print(&format!("{digest}\n"))?;
     }
     Ok(ExitCode::SUCCESS)
-}
-
-/// An image that the store keeps; `None` when parts of it are not there.
-fn kept(store: &Store, digest: &Digest) -> Result<Option<Image>, Failure> {
-    let Some(layers) = store.get::<Vec<ImageLayer>>(Table::Images, digest)? else {
-        return Ok(None);
-    };
-    let manifest = store.read_blob(digest)?;
-    let document: serde_json::Value = serde_json::from_slice(&manifest).unwrap_or_default();
-    let config = document.pointer("/config/digest").and_then(|digest| digest.as_str());
-    let Some(config_digest) = config.and_then(|digest| digest.parse::<Digest>().ok()) else {
-        return Ok(None);
-    };
-    let config = store.read_blob(&config_digest)?;
-    Ok(Some(Image { config, config_digest, manifest, digest: *digest, layers }))
 }

@@ -71,6 +71,7 @@ impl App {
                 bring: &bring,
                 events,
             })?;
+            self.note_place(image, &repository)?;
             for tag in tags {
                 let to = Reference { tag, ..repository.clone() }.to_string();
                 events.send(Event::Written { to });
