@@ -108,6 +108,7 @@ impl From<&RegistryError> for Failure {
         match error {
             RegistryError::Reference { .. }
             | RegistryError::Credentials { .. }
+            | RegistryError::SamePlatform { .. }
             | RegistryError::Certificates { .. } => Failure { kind: Kind::Usage, ..failure },
             RegistryError::Refused { refusal, right, repository, .. } => {
                 match refused(refusal.reason(), *right, repository) {
