@@ -7,6 +7,7 @@
 
 use std::io::{self, Read, Write};
 use std::net::IpAddr;
+use std::path::Path;
 use std::thread;
 use std::time::Duration;
 
@@ -122,6 +123,16 @@ pub fn client_for_registries(trust: Trust, silence: Duration) -> Result<Client, 
         builder = builder.identity(identity);
     }
     builder.build().map_err(DownloadError::Client)
+}
+
+/// A client for a server on a Unix socket. It waits as long as the server works, and follows
+/// nobody elsewhere.
+///
+/// # Errors
+/// The client cannot be made.
+pub fn client_for_socket(socket: &Path) -> Result<Client, DownloadError> {
+    let client = builder(SILENCE, Policy::none()).unix_socket(socket).no_proxy().timeout(None);
+    client.build().map_err(DownloadError::Client)
 }
 
 /// Whether the addresses of `previous` may send us on to `next`.

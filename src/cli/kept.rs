@@ -11,7 +11,7 @@ use super::failure::{Failure, Kind};
 use crate::digest::Digest;
 use crate::engine::Cache;
 use crate::event::Events;
-use crate::image::{Image, ImageLayer};
+use crate::image::{Image, ImageLayer, MediaTypes};
 use crate::layer::{Packed, unpack, unpack_tree};
 use crate::registry::Reference;
 use crate::store::Table;
@@ -38,8 +38,9 @@ impl App {
         let Some(config_digest) = config.and_then(|digest| digest.parse::<Digest>().ok()) else {
             return Ok(None);
         };
+        let Some(media_types) = MediaTypes::of(&manifest) else { return Ok(None) };
         let config = self.store.read_blob(&config_digest)?;
-        Ok(Some(Image { config, config_digest, manifest, digest, layers }))
+        Ok(Some(Image { config, config_digest, manifest, digest, media_types, layers }))
     }
 
     /// Notes that a repository has the image, should its bytes be needed here.

@@ -41,6 +41,7 @@ impl Bench {
             labels: BTreeMap::new(),
             ports: Vec::new(),
             stop_signal: None,
+            media_types: crate::image::MediaTypes::Oci,
         };
         let image = assemble(&settings, layers.to_vec()).expect("an image");
         Bench { _folder: folder, store, image }
