@@ -23,6 +23,7 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
 use crate::failure::Failure;
+use crate::settings::Preparation;
 use crate::table::{Extra, Process, Table};
 
 /// First words that only the shell itself knows, or that it takes as its own
@@ -59,7 +60,7 @@ pub enum Choice {
     /// Print the table.
     List,
     /// Start this.
-    Launch(Launch),
+    Launch(Box<Launch>),
 }
 
 /// One program to start.
@@ -71,6 +72,8 @@ pub struct Launch {
     pub form: Form,
     /// Who asked, which decides where it runs.
     pub origin: Origin,
+    /// What happens before it starts; nothing for an operator's command.
+    pub preparation: Preparation,
 }
 
 /// What is run.
@@ -127,11 +130,11 @@ pub fn choose(table: &Table, call: &Call) -> Result<Choice, Failure> {
     let named = |name: &OsStr| name.to_str().and_then(|name| table.process(name));
     let called = if call.name == "launcher" { None } else { named(&call.name) };
     if let Some(process) = called {
-        return launch(process, &call.arguments).map(Choice::Launch);
+        return launch(process, &call.arguments);
     }
     match call.arguments.as_slice() {
         [] => match table.default_process() {
-            Some(process) => launch(process, &[]).map(Choice::Launch),
+            Some(process) => launch(process, &[]),
             None => Err(no_default(table)),
         },
         [only] if only == "--list" => Ok(Choice::List),
@@ -140,15 +143,15 @@ pub fn choose(table: &Table, call: &Call) -> Result<Choice, Failure> {
             "no word follows `--`",
             "write the command after it: `launcher -- COMMAND ARG…`",
         )),
-        [first, command @ ..] if first == "--" => Ok(Choice::Launch(operator(command))),
+        [first, command @ ..] if first == "--" => Ok(operator(command)),
         words => {
             let process = match words {
                 [only] => named(only),
                 _ => None,
             };
             match process {
-                Some(process) => launch(process, &[]).map(Choice::Launch),
-                None => Ok(Choice::Launch(operator(words))),
+                Some(process) => launch(process, &[]),
+                None => Ok(operator(words)),
             }
         }
     }
@@ -190,14 +193,19 @@ fn no_default(table: &Table) -> Failure {
 }
 
 /// The command of somebody who gave one; `words` is not empty.
-fn operator(words: &[OsString]) -> Launch {
+fn operator(words: &[OsString]) -> Choice {
     let program = words.first().cloned().unwrap_or_default();
     let title = format!("`{}`", program.to_string_lossy());
     let arguments = words.iter().skip(1).cloned().collect();
-    Launch { title, form: Form::Direct { program, arguments }, origin: Origin::Operator }
+    Choice::Launch(Box::new(Launch {
+        title,
+        form: Form::Direct { program, arguments },
+        origin: Origin::Operator,
+        preparation: Preparation::default(),
+    }))
 }
 
-fn launch(process: &Process, extra: &[OsString]) -> Result<Launch, Failure> {
+fn launch(process: &Process, extra: &[OsString]) -> Result<Choice, Failure> {
     let title = format!("process `{}`", process.kind);
     if process.command.iter().all(String::is_empty) {
         let doing = format!("start {title}");
@@ -208,7 +216,9 @@ fn launch(process: &Process, extra: &[OsString]) -> Result<Launch, Failure> {
         ));
     }
     let origin = Origin::Process(process.working_dir.clone());
-    Ok(Launch { title, form: form(process, extra), origin })
+    let preparation = process.preparation.clone();
+    let form = form(process, extra);
+    Ok(Choice::Launch(Box::new(Launch { title, form, origin, preparation })))
 }
 
 fn form(process: &Process, extra: &[OsString]) -> Form {

@@ -1,5 +1,6 @@
-//! The environment of the program that is started: that of the container, plus
-//! what the application may count on. Pure: variables in, variables out.
+//! The environment of the program that is started: that of the container, plus what the
+//! application may count on. Each variable knows where its value is from. Pure: variables in,
+//! variables out.
 //!
 //! `/cnb/process` leaves PATH: a process type named like its own program (`celery:
 //! celery -A app worker`) would find the launcher there and start for ever.
@@ -9,31 +10,87 @@ use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 
-/// Variables by name.
-pub type Environment = BTreeMap<OsString, OsString>;
-
 /// Where a web process listens when the platform does not say.
 const DEFAULT_PORT: &str = "8080";
 
 /// Where images have a link to the launcher for each process type.
 const PROCESSES: &[u8] = b"/cnb/process";
 
-/// The environment to start a program with, given the container's.
-pub fn environment(container: impl IntoIterator<Item = (OsString, OsString)>) -> Environment {
-    let mut environment: Environment = container.into_iter().collect();
-    let port = environment.entry("PORT".into()).or_default();
-    if port.is_empty() {
-        *port = DEFAULT_PORT.into();
+/// Variables by name.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Environment(BTreeMap<OsString, Variable>);
+
+/// A value and the places that it is from, the last one first.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Variable {
+    /// The value.
+    pub value: OsString,
+    /// For people: `the container`, a file, a rule of the launcher.
+    pub origin: String,
+}
+
+impl Environment {
+    /// That of the container, as programs of the image see it.
+    pub fn of_container(container: impl IntoIterator<Item = (OsString, OsString)>) -> Environment {
+        let mut environment = Environment::default();
+        for (name, value) in container {
+            environment.set(name, value, "the container");
+        }
+        environment.set_default("PORT", DEFAULT_PORT, "forge's default");
+        if let Some(path) = environment.0.get_mut(OsStr::new("PATH")) {
+            let kept: Vec<&[u8]> = path
+                .value
+                .as_bytes()
+                .split(|byte| *byte == b':')
+                .filter(|folder| *folder != PROCESSES)
+                .collect();
+            path.value = OsString::from_vec(kept.join(&b':'));
+        }
+        environment
     }
-    if let Some(path) = environment.get_mut(OsStr::new("PATH")) {
-        let kept: Vec<&[u8]> = path
-            .as_bytes()
-            .split(|byte| *byte == b':')
-            .filter(|folder| *folder != PROCESSES)
-            .collect();
-        *path = OsString::from_vec(kept.join(&b':'));
+
+    /// The value of a variable.
+    pub fn get(&self, name: impl AsRef<OsStr>) -> Option<&OsStr> {
+        self.0.get(name.as_ref()).map(|variable| variable.value.as_os_str())
     }
-    environment
+
+    /// Whether the variable is there and not empty.
+    pub fn has(&self, name: impl AsRef<OsStr>) -> bool {
+        self.get(name).is_some_and(|value| !value.is_empty())
+    }
+
+    /// Sets a variable, whatever it was.
+    pub fn set(
+        &mut self,
+        name: impl Into<OsString>,
+        value: impl Into<OsString>,
+        origin: impl Into<String>,
+    ) {
+        self.0.insert(name.into(), Variable { value: value.into(), origin: origin.into() });
+    }
+
+    /// Sets a variable that is unset or empty.
+    pub fn set_default(
+        &mut self,
+        name: impl Into<OsString>,
+        value: impl Into<OsString>,
+        origin: impl Into<String>,
+    ) {
+        let name = name.into();
+        if !self.has(&name) {
+            self.set(name, value, origin);
+        }
+    }
+
+    /// All variables, sorted by name.
+    pub fn iter(&self) -> impl Iterator<Item = (&OsStr, &Variable)> {
+        self.0.iter().map(|(name, variable)| (name.as_os_str(), variable))
+    }
+
+    /// All names and values, as programs get them.
+    pub fn pairs(&self) -> impl Iterator<Item = (&OsStr, &OsStr)> {
+        self.0.iter().map(|(name, variable)| (name.as_os_str(), variable.value.as_os_str()))
+    }
 }
 
 #[cfg(test)]
@@ -43,8 +100,11 @@ mod tests {
     #[track_caller]
     fn check(container: &[(&str, &str)], expected: &[(&str, &str)]) {
         let owned = |(name, value): &(&str, &str)| (OsString::from(name), OsString::from(value));
-        let found = environment(container.iter().map(owned));
-        assert_eq!(found, expected.iter().map(owned).collect());
+        let found = Environment::of_container(container.iter().map(owned));
+        let found: Vec<(&OsStr, &OsStr)> = found.pairs().collect();
+        let expected: Vec<(&OsStr, &OsStr)> =
+            expected.iter().map(|(name, value)| (OsStr::new(*name), OsStr::new(*value))).collect();
+        assert_eq!(found, expected);
     }
 
     #[test]
@@ -67,5 +127,17 @@ mod tests {
         let all =
             [("CNB_APP_DIR", "/a"), ("PATH", "/cnb/processes::/bin"), ("PORT", "1"), ("X", "a=b")];
         check(&all, &all);
+    }
+
+    #[test]
+    fn where_values_are_from() {
+        let mut environment = Environment::of_container([]);
+        environment.set("A", "1", "a file");
+        environment.set_default("A", "2", "another");
+        let found: Vec<String> = environment
+            .iter()
+            .map(|(name, variable)| format!("{} {}", name.to_string_lossy(), variable.origin))
+            .collect();
+        assert_eq!(found, ["A a file", "PORT forge's default"]);
     }
 }

@@ -55,9 +55,7 @@ pub fn execute(launch: &Launch, environment: &Environment, app: &Path) -> Failur
     }
     match &launch.form {
         Form::Direct { program, arguments } => {
-            let path = environment
-                .get(OsStr::new("PATH"))
-                .map_or(DEFAULT_PATH.as_ref(), |path| path.as_os_str());
+            let path = environment.get("PATH").unwrap_or(DEFAULT_PATH.as_ref());
             let skipped = match launch.origin {
                 Origin::Process(_) => Some(Path::new(PROCESS_LINKS)),
                 Origin::Operator => None,
@@ -134,7 +132,7 @@ impl Program<'_> {
                 .arg0(self.name)
                 .args(self.arguments)
                 .env_clear()
-                .envs(environment)
+                .envs(environment.pairs())
                 .exec();
             if err.kind() != io::ErrorKind::PermissionDenied {
                 return cannot_run(doing, file, &err);

@@ -20,6 +20,7 @@ mod choose;
 mod environment;
 mod execute;
 mod failure;
+mod settings;
 mod table;
 mod toml;
 
@@ -30,6 +31,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use choose::{Choice, Request};
+use environment::Environment;
 use failure::Failure;
 use table::Table;
 
@@ -73,7 +75,7 @@ fn launch() -> Result<String, Failure> {
         Choice::List => return Ok(choose::list(&table)),
         Choice::Launch(launch) => launch,
     };
-    let environment = environment::environment(env::vars_os());
+    let environment = Environment::of_container(env::vars_os());
     Err(execute::execute(&launch, &environment, &directory("CNB_APP_DIR", "/workspace")))
 }
 

@@ -36,8 +36,8 @@ pub struct Entry {
 pub enum Value {
     /// Any of the four kinds of strings.
     Text(String),
-    /// A checked integer; no key of the process table holds one.
-    Integer,
+    /// An integer.
+    Integer(i64),
     /// `true` or `false`.
     Boolean(bool),
     /// `[a, b]`.
@@ -264,11 +264,11 @@ impl Reader<'_> {
         }
         let ends = |c: char| c.is_whitespace() || matches!(c, ',' | ']' | '#');
         let (word, rest) = self.rest.split_at(self.rest.find(ends).unwrap_or(self.rest.len()));
-        let value = match word {
-            "true" => Value::Boolean(true),
-            "false" => Value::Boolean(false),
-            "" => return Err(self.wrong("expected a value")),
-            _ if is_integer(word) => Value::Integer,
+        let value = match (word, integer(word)) {
+            ("true", _) => Value::Boolean(true),
+            ("false", _) => Value::Boolean(false),
+            ("", _) => return Err(self.wrong("expected a value")),
+            (_, Some(number)) => Value::Integer(number),
             _ => {
                 return Err(self.wrong(format!("`{word}` is no string, list, integer or boolean")));
             }
@@ -394,12 +394,12 @@ impl Reader<'_> {
 }
 
 /// `0`, `-17`, `1_000`: decimal, 64 bits.
-fn is_integer(word: &str) -> bool {
+fn integer(word: &str) -> Option<i64> {
     let digits = word.strip_prefix(['+', '-']).unwrap_or(word);
     let placed = digits.split('_').all(|group| !group.is_empty());
     let plain = digits.bytes().all(|byte| byte.is_ascii_digit() || byte == b'_');
     let leading = digits.len() > 1 && digits.starts_with('0');
-    placed && plain && !leading && word.replace('_', "").parse::<i64>().is_ok()
+    if placed && plain && !leading { word.replace('_', "").parse().ok() } else { None }
 }
 
 #[cfg(test)]
@@ -420,7 +420,7 @@ mod tests {
         let list = |items: Vec<String>| format!("[{}]", items.join(" "));
         match value {
             Value::Text(text) => format!("{text:?}"),
-            Value::Integer => "int".to_owned(),
+            Value::Integer(_) => "int".to_owned(),
             Value::Boolean(value) => value.to_string(),
             Value::List(values) => list(values.iter().map(show_value).collect()),
             Value::Table(section) => show(section),
