@@ -19,5 +19,6 @@ mod rails_bad_input;
 mod registries;
 mod reuse;
 mod sandbox;
+mod start;
 mod support;
 mod usage;
