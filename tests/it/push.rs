@@ -131,8 +131,7 @@ fn docker_and_skopeo_take_it() {
     let _registry = registry_at(&root, port, "");
     let tag = |name: &str| format!("127.0.0.1:{port}/team/logbook:{name}");
     let docker = Docker::start();
-    // The socket is root's.
-    let forge = Forge::new(store).by_caller();
+    let forge = Forge::new(store);
     let raw = |name: &str, more: &[&str]| -> serde_json::Value {
         let text = ok(Command::new("skopeo")
             .args(["inspect", "--raw", "--tls-verify=false"])
@@ -171,6 +170,14 @@ fn docker_and_skopeo_take_it() {
     docker.ok(&["image", "rm", "--force", id]);
     let socket = docker.socket.strip_prefix("unix://").unwrap().to_owned();
     let output = format!("docker-daemon:{socket}");
+    let refused = |forge: &Forge, words: &[&str], code: i32, expected: &str| {
+        let app = app.display().to_string();
+        let run = forge.run(&[&["build", &app], words].concat());
+        assert_eq!(run.status.code(), Some(code), "{}", text(&run.stderr));
+        assert!(text(&run.stderr).contains(expected), "{}", text(&run.stderr));
+    };
+    refused(&forge, &["--output", &output], 4, "the socket is not for this user");
+    docker.open_to_all();
     let names =
         ["--tag", "logbook:v1", "--tag", "127.0.0.1:9/team/logbook:v2", "--output", &output];
     assert_eq!(forge.build(app, &names), *digest);
@@ -178,22 +185,14 @@ fn docker_and_skopeo_take_it() {
         assert_eq!(docker.ok(&["image", "inspect", "--format", "{{.Id}}", name]), id);
     }
     says("logbook:v1");
-    let by_variable = Forge::new(store).by_caller().with("DOCKER_HOST", &docker.socket);
+    let by_variable = Forge::new(store).with("DOCKER_HOST", &docker.socket);
     assert_eq!(by_variable.build(app, &["--output", "docker-daemon"]), *digest);
 
     // What cannot be.
-    let refused = |forge: &Forge, words: &[&str], code: i32, expected: &str| {
-        let app = app.display().to_string();
-        let run = forge.run(&[&["build", &app], words].concat());
-        assert_eq!(run.status.code(), Some(code), "{}", text(&run.stderr));
-        assert!(text(&run.stderr).contains(expected), "{}", text(&run.stderr));
-    };
-    let user = Forge::new(store);
-    refused(&user, &["--output", &output], 4, "the socket is not for this user");
     let nobody = format!("docker-daemon:{}", root.join("nothing").display());
-    refused(&user, &["--output", &nobody], 4, "is Docker running?");
+    refused(&forge, &["--output", &nobody], 4, "is Docker running?");
     let remote = Forge::new(store).with("DOCKER_HOST", "tcp://127.0.0.1:9");
     refused(&remote, &["--output", "docker-daemon"], 2, "through a Unix socket only");
     let zstd = ["--media-types", "docker", "--compression", "zstd"];
-    refused(&user, &zstd, 2, "have no name for zstd");
+    refused(&forge, &zstd, 2, "have no name for zstd");
 }
