@@ -259,7 +259,7 @@ impl Repository {
             action: task.action.clone(),
             repository: self.to_string(),
             right: task.right,
-            refusal: Box::new(Refusal::read(response, wait)),
+            refusal: Box::new(Refusal::read(response, wait, self.pace.silence)),
         }
     }
 
