@@ -1,5 +1,6 @@
 //! `forge push`: the image that was built last, to registries.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -8,10 +9,12 @@ use clap::Args;
 
 use super::app::{App, AppArguments};
 use super::failure::Failure;
+use super::registries::by_repository;
 use super::{Common, interrupt, view};
 use crate::digest::Digest;
+use crate::event::Event;
 use crate::image::{Image, ImageLayer};
-use crate::registry::Reference;
+use crate::registry::{Expected, Push, Reference};
 use crate::sandbox::Running;
 use crate::store::{Store, Table};
 
@@ -23,6 +26,10 @@ pub(super) struct PushArguments {
     /// Where to, and under which name: REGISTRY/NAME:TAG; may be given several times
     #[arg(long, short, value_name = "REFERENCE", required = true)]
     tag: Vec<String>,
+    /// Push only over this image: refuse when a tag names another one, or with `none`, when it is
+    /// there at all. Looked up before the push and right before each tag is moved
+    #[arg(long, value_name = "DIGEST|none")]
+    if_match: Option<Expected>,
 }
 
 /// Pushes the image that the app's last build made, and prints its digest.
@@ -43,7 +50,23 @@ pub(super) fn push(common: &Common, arguments: &PushArguments) -> Result<ExitCod
         };
         let digest = app.store.root_digest(&app.root_name()?)?.ok_or_else(not_built)?;
         let image = kept(&app.store, &digest)?.ok_or_else(not_built)?;
-        app.push(&image, None, None, &tags, &events)?;
+        let access = app.access()?;
+        for (repository, tags) in by_repository(&tags) {
+            let push = Push {
+                image: &image,
+                store: &app.store,
+                tags: &tags,
+                origins: &BTreeMap::new(),
+                bring: &|_| Err(Box::from("nobody has it")),
+                events: &events,
+            };
+            let expected = arguments.if_match.unwrap_or(Expected::Anything);
+            access.repository(&repository)?.push_over(expected, &push)?;
+            for tag in tags {
+                let to = Reference { tag, ..repository.clone() }.to_string();
+                events.send(Event::Written { to });
+            }
+        }
         Ok(digest)
     })?;
     if !common.json {

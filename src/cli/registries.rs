@@ -81,7 +81,7 @@ impl App {
 }
 
 /// Each repository once, with all its tags, in the order in which they were named.
-fn by_repository(tags: &[Reference]) -> Vec<(Reference, Vec<String>)> {
+pub(super) fn by_repository(tags: &[Reference]) -> Vec<(Reference, Vec<String>)> {
     let mut found: Vec<(Reference, Vec<String>)> = Vec::new();
     let mut seen = BTreeSet::new();
     for tag in tags.iter().filter(|tag| seen.insert(tag.to_string())) {
@@ -122,6 +122,9 @@ impl From<&RegistryError> for Failure {
                 &digest.hex()[..2],
                 digest.hex()
             )),
+            RegistryError::Unexpected { .. } => failure.advise(
+                "somebody else has pushed under this tag: look at what it names now, then push over that, or without `--if-match` over anything",
+            ),
             RegistryError::Unreachable { .. } => unreachable_registry(failure),
             RegistryError::Store(_) => Failure { kind: Kind::App, ..failure },
             _ => failure,

@@ -113,6 +113,18 @@ pub enum RegistryError {
         /// The registry's answer.
         refusal: Box<Refusal>,
     },
+    /// A tag that names something else than it must for this push.
+    #[error("`{repository}:{tag}` names {}, not {}", image(*found), image(*expected))]
+    Unexpected {
+        /// The registry with the repository.
+        repository: String,
+        /// The tag.
+        tag: String,
+        /// What it names, if it is there.
+        found: Option<Digest>,
+        /// What it should have named; `None` when it should not be there.
+        expected: Option<Digest>,
+    },
     /// An image that forge cannot take.
     #[error("the image `{image}` of `{registry}` cannot be used")]
     Manifest {
@@ -261,6 +273,11 @@ impl fmt::Display for Refusal {
             None => Ok(()),
         }
     }
+}
+
+/// What a tag names, in a sentence.
+fn image(named: Option<Digest>) -> String {
+    named.map_or_else(|| "nothing".to_owned(), |digest| digest.to_string())
 }
 
 /// Each error with its causes, on one line.

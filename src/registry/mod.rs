@@ -44,7 +44,7 @@ pub use entry::{Entry, ImageEntry, Record};
 pub use error::{Reason, Refusal, RegistryError, Right};
 pub use manifest::{Descriptor, ManifestError, Platform};
 pub use pull::{Resolved, Source};
-pub use push::{Bring, Push};
+pub use push::{Bring, Expected, Push};
 pub use reference::Reference;
 pub use repository::{Document, Name, Repository};
 pub use upload::{Blob, Sent};
