@@ -184,6 +184,8 @@ fn unreachable_registry(failure: Failure) -> Failure {
         "see what the certificate of the registry says, and what this machine's clock says; certificates of our own go to `/etc/docker/certs.d/HOST:PORT/`"
     } else if has(&["InvalidContentType", "corrupt message"]) {
         "it does not speak TLS: if that is meant to be so, add it to `[registry] insecure` in the settings"
+    } else if has(&["proxy authorization"]) {
+        "the proxy wants a password, or another one: `HTTPS_PROXY=http://USER:PASSWORD@HOST:PORT`"
     } else if has(&["redirect"]) {
         "the registry sends us where forge does not follow: this is for its administrator to see"
     } else {
