@@ -23,16 +23,18 @@ pub(super) fn proxies(
         found.or_else(|| variable(&name.to_ascii_lowercase()).filter(|value| !value.is_empty()))
     };
     let without = format!("{},{HERE}", find("NO_PROXY").unwrap_or_default());
-    let kinds: [(&'static str, fn(String) -> reqwest::Result<Proxy>); 3] =
-        [("HTTPS_PROXY", Proxy::https), ("HTTP_PROXY", Proxy::http), ("ALL_PROXY", Proxy::all)];
-    let mut found = Vec::new();
-    for (variable, make) in kinds {
-        let Some(address) = find(variable) else { continue };
+    let one = |variable: &'static str, make: fn(String) -> reqwest::Result<Proxy>| {
         // What is wrong is not said: the sentence may contain the address.
-        let proxy = make(address).map_err(|_| DownloadError::Proxy { variable })?;
-        found.push(proxy.no_proxy(NoProxy::from_string(&without)));
-    }
-    Ok(found)
+        let proxy = find(variable).map(make).transpose();
+        let proxy = proxy.map_err(|_| DownloadError::Proxy { variable })?;
+        Ok(proxy.map(|proxy| proxy.no_proxy(NoProxy::from_string(&without))))
+    };
+    let found = [
+        one("HTTPS_PROXY", Proxy::https)?,
+        one("HTTP_PROXY", Proxy::http)?,
+        one("ALL_PROXY", Proxy::all)?,
+    ];
+    Ok(found.into_iter().flatten().collect())
 }
 
 #[cfg(test)]

@@ -114,12 +114,10 @@ pub enum RegistryError {
         refusal: Box<Refusal>,
     },
     /// A tag that names something else than it must for this push.
-    #[error("`{repository}:{tag}` names {}, not {}", image(*found), image(*expected))]
+    #[error("`{reference}` names {}, not {}", image(*found), image(*expected))]
     Unexpected {
-        /// The registry with the repository.
-        repository: String,
-        /// The tag.
-        tag: String,
+        /// The registry with the repository and the tag.
+        reference: String,
         /// What it names, if it is there.
         found: Option<Digest>,
         /// What it should have named; `None` when it should not be there.

@@ -187,8 +187,7 @@ impl Repository {
         if found == expected || found == Some(*wanted) {
             return Ok(found);
         }
-        let (repository, tag) = (self.to_string(), tag.to_owned());
-        Err(RegistryError::Unexpected { repository, tag, found, expected })
+        Err(RegistryError::Unexpected { reference: format!("{self}:{tag}"), found, expected })
     }
 
     fn send_parts(
