@@ -16,7 +16,7 @@ use flate2::Compression as Level;
 use flate2::write::GzEncoder;
 use forge::digest::{Digest, Hasher};
 use forge::event::Events;
-use forge::image::{Image, ImageLayer, Settings as ImageSettings, assemble, layout};
+use forge::image::{Image, ImageLayer, MediaTypes, Settings as ImageSettings, assemble, layout};
 use forge::layer::{Compression, Layer};
 use forge::registry::{Access, Credentials, Push, Reference, Settings, Source};
 use forge::store::{NewBlob, Store, Table};
@@ -54,6 +54,7 @@ fn make(store: &Path, folder: &Path) -> Result<(), Box<dyn Error>> {
         labels: BTreeMap::new(),
         ports: Vec::new(),
         stop_signal: None,
+        media_types: MediaTypes::Oci,
     };
     let image = assemble(&settings, layers)?;
     store.write_blob(&image.manifest)?;
@@ -67,7 +68,7 @@ fn make(store: &Path, folder: &Path) -> Result<(), Box<dyn Error>> {
 /// A tar of one file, as gzip.
 fn layer(store: &Store, seed: u64) -> Result<ImageLayer, Box<dyn Error>> {
     // Hexadecimal digits have half of the information of bytes.
-    let (name, size) = if seed % 2 == 0 { ("text", SIZE * 2) } else { ("noise", SIZE) };
+    let (name, size) = if seed.is_multiple_of(2) { ("text", SIZE * 2) } else { ("noise", SIZE) };
     let gzip: GzEncoder<NewBlob<'_>> = GzEncoder::new(store.new_blob()?, Level::new(6));
     let mut tar = tar::Builder::new(Hasher::new(gzip));
     let mut header = tar::Header::new_ustar();
@@ -121,7 +122,8 @@ fn push(store: &Path, reference: &Reference) -> Result<(), Box<dyn Error>> {
     let config_digest: Digest =
         document["config"]["digest"].as_str().ok_or("no configuration")?.parse()?;
     let config = store.read_blob(&config_digest)?;
-    let image = Image { config, config_digest, manifest, digest, layers };
+    let image =
+        Image { config, config_digest, manifest, digest, media_types: MediaTypes::Oci, layers };
     let (sender, events) = std::sync::mpsc::channel();
     let nobody = std::thread::spawn(move || events.iter().count());
     access().repository(reference)?.push(&Push {

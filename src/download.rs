@@ -9,6 +9,7 @@ mod proxies;
 
 use std::io::{self, Read, Write};
 use std::net::IpAddr;
+use std::path::Path;
 use std::thread;
 use std::time::Duration;
 
@@ -134,6 +135,16 @@ pub fn client_for_registries(trust: Trust, silence: Duration) -> Result<Client, 
         builder = builder.identity(identity);
     }
     builder.build().map_err(DownloadError::Client)
+}
+
+/// A client for a server on a Unix socket. It waits as long as the server works, and follows
+/// nobody elsewhere.
+///
+/// # Errors
+/// The client cannot be made.
+pub fn client_for_socket(socket: &Path) -> Result<Client, DownloadError> {
+    let client = builder(SILENCE, Policy::none())?.unix_socket(socket).no_proxy().timeout(None);
+    client.build().map_err(DownloadError::Client)
 }
 
 /// Whether the addresses of `previous` may send us on to `next`.

@@ -10,6 +10,7 @@
 
 pub mod buildpack;
 pub mod cli;
+pub mod daemon;
 pub mod debian;
 pub mod digest;
 pub mod download;

@@ -22,7 +22,7 @@ use crate::digest::{Digest, Fields};
 use crate::download::Downloads;
 use crate::engine::{Built, Cache, Engine, EngineError, Identity};
 use crate::event::{Event, LayerShown, Summary};
-use crate::image::{self, Image, Settings};
+use crate::image::{self, Image, MediaTypes, Settings};
 use crate::layer::{Compression, Recipe};
 use crate::lock::Lock;
 use crate::plan::key::deep_key;
@@ -30,7 +30,6 @@ use crate::plan::{APP_FOLDER, APP_USER, Action, Plan};
 use crate::registry::Reference;
 use crate::sandbox::Running;
 use crate::source::Snapshot;
-use crate::store::Table;
 use crate::tree::Tree;
 
 #[derive(Clone, Debug, Args)]
@@ -43,8 +42,8 @@ pub(super) struct BuildArguments {
     /// Push to the registries that --tag names
     #[arg(long, requires = "tag")]
     push: bool,
-    /// Write the image: oci:FOLDER, oci-archive:FILE or docker-archive:FILE;
-    /// may be given several times
+    /// Write the image: oci:FOLDER, oci-archive:FILE, docker-archive:FILE, or
+    /// docker-daemon (Docker on this machine, by its socket); may be given several times
     #[arg(long, short, value_name = "KIND:PATH")]
     output: Vec<String>,
     /// A repository in which results are kept for other machines, and looked up; `none`
@@ -57,6 +56,9 @@ pub(super) struct BuildArguments {
     /// Compression of the layers
     #[arg(long, value_enum, default_value_t = CompressionArgument::Gzip)]
     compression: CompressionArgument,
+    /// What the image's parts are called: as OCI or as Docker does
+    #[arg(long, value_enum, default_value_t = MediaTypesArgument::Oci)]
+    media_types: MediaTypesArgument,
     /// The image's time of creation: `fixed`, `now` or seconds since 1970
     /// [default: $SOURCE_DATE_EPOCH, else fixed]
     #[arg(long, value_name = "TIME")]
@@ -74,6 +76,12 @@ enum CompressionArgument {
     Gzip,
     Zstd,
     None,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum MediaTypesArgument {
+    Oci,
+    Docker,
 }
 
 impl CompressionArgument {
@@ -97,6 +105,12 @@ pub(super) fn build(common: &Common, arguments: &BuildArguments) -> Result<ExitC
         .map(|text| Reference::for_push(text))
         .collect::<Result<Vec<_>, _>>()?;
     let caches = Named::parse(arguments.cache.as_deref(), &arguments.cache_from)?;
+    if arguments.media_types == MediaTypesArgument::Docker
+        && arguments.compression == CompressionArgument::Zstd
+    {
+        return Err(Failure::usage("Docker's media types have no name for zstd")
+            .advise("leave out `--media-types docker` or `--compression zstd`"));
+    }
     let created = created(arguments.created.as_deref())?;
     let running = Arc::new(Running::default());
     let _watch = interrupt::watch(&running)?;
@@ -110,7 +124,7 @@ pub(super) fn build(common: &Common, arguments: &BuildArguments) -> Result<ExitC
         let base = app.find_base(&mut planned, &mut lock)?;
         let chooser = Chooser::new(&app, &events, base.as_ref());
         chooser.choose_all(&mut planned.plan, &mut lock)?;
-        let settings = image_settings(&planned, &created);
+        let settings = image_settings(&planned, &created, arguments);
         let pushed = if arguments.push { &tags[..] } else { &[] };
         let cache = SharedCache::open(&app, &events, &caches, pushed)?;
         let work = Work {
@@ -307,21 +321,11 @@ impl Work<'_> {
     }
 }
 
-impl App {
-    fn keep(&self, image: &Image) -> Result<(), Failure> {
-        self.store.write_blob(&image.config)?;
-        self.store.write_blob(&image.manifest)?;
-        self.store.put(Table::Images, &image.digest, &image.layers)?;
-        self.store.set_root(&self.root_name()?, &image.digest)?;
-        Ok(())
-    }
-}
-
 fn platform() -> String {
     format!("linux/{}", architecture())
 }
 
-fn image_settings(planned: &Planned, created: &str) -> Settings {
+fn image_settings(planned: &Planned, created: &str, arguments: &BuildArguments) -> Settings {
     let recipe = &planned.plan.image;
     let mut labels = recipe.labels.clone();
     labels.insert("dev.forge.version".to_owned(), env!("CARGO_PKG_VERSION").to_owned());
@@ -347,6 +351,10 @@ fn image_settings(planned: &Planned, created: &str) -> Settings {
             Vec::new()
         },
         stop_signal: None,
+        media_types: match arguments.media_types {
+            MediaTypesArgument::Oci => MediaTypes::Oci,
+            MediaTypesArgument::Docker => MediaTypes::Docker,
+        },
     }
 }
 

@@ -147,6 +147,12 @@ impl<'a> SharedCache<'a> {
         origins
     }
 
+    /// Takes for granted that the first repository has all of an image, until it has not.
+    pub(super) fn expect(&self, image: &Image) {
+        let layers = image.layers.iter().map(|layer| (layer.layer.digest, 0));
+        self.state().held.extend(layers);
+    }
+
     /// The image that a plan of this key makes, and who knows it.
     pub(super) fn image(&self, key: &Digest) -> Option<(Image, String)> {
         let (at, entry) = self.entry::<ImageEntry>(key)?;

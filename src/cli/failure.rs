@@ -242,6 +242,8 @@ impl From<ImageError> for Failure {
         match error {
             ImageError::Store(error) => error.into(),
             ImageError::Invalid { .. } => Failure::of(Kind::Bug, &error),
+            ImageError::NoDockerType { .. } => Failure::of(Kind::Usage, &error)
+                .advise("build it with OCI's media types (`--media-types oci`)"),
             ImageError::NotALayout { .. } => {
                 Failure::of(Kind::Usage, &error).advise("name a new folder")
             }

@@ -19,7 +19,9 @@ mod cache;
 mod doctor;
 mod failure;
 mod files;
+mod index;
 mod interrupt;
+mod kept;
 mod machine;
 mod notices;
 mod output;
@@ -96,6 +98,8 @@ enum Command {
     Plan(plan::PlanArguments),
     /// Push the image that was built last; prints its digest
     Push(push::PushArguments),
+    /// Give images of several platforms, pushed before, one name; prints its digest
+    Index(index::IndexArguments),
     /// Run a process of the built image on this machine
     Run(run::RunArguments),
     /// Show what this machine can do
@@ -138,15 +142,20 @@ pub fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let has_json = matches!(
         arguments.command,
-        Command::Build(_) | Command::Plan(_) | Command::Push(_) | Command::Update(_)
+        Command::Build(_)
+            | Command::Plan(_)
+            | Command::Push(_)
+            | Command::Index(_)
+            | Command::Update(_)
     );
     if arguments.common.json && !has_json {
-        return Failure::usage("`--json` is for build, plan, push and update").show(false);
+        return Failure::usage("`--json` is for build, plan, push, index and update").show(false);
     }
     let result = match arguments.command {
         Command::Build(build) => build::build(&arguments.common, &build),
         Command::Plan(plan) => plan::plan(&arguments.common, &plan),
         Command::Push(push) => push::push(&arguments.common, &push),
+        Command::Index(index) => index::index(&arguments.common, &index),
         Command::Run(run) => run::run(&arguments.common, &run),
         Command::Doctor => doctor::doctor(&arguments.common),
         Command::Buildpack(BuildpackCommand::List) => plan::list_buildpacks(),

@@ -2,10 +2,12 @@
 
 use std::collections::BTreeSet;
 use std::env;
+use std::io::ErrorKind;
 use std::path::PathBuf;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use super::failure::Failure;
+use super::failure::{Failure, Kind};
+use crate::daemon::{self, DaemonError};
 use crate::image::{Image, archive as image_archive, layout};
 use crate::registry::Reference;
 use crate::store::Store;
@@ -21,6 +23,8 @@ pub(super) struct Target {
 enum TargetKind {
     Layout,
     Archive(image_archive::Kind),
+    /// Docker Engine on this machine; the path is its socket.
+    Daemon,
 }
 
 impl Target {
@@ -30,11 +34,16 @@ impl Target {
             "oci" => TargetKind::Layout,
             "oci-archive" => TargetKind::Archive(image_archive::Kind::Oci),
             "docker-archive" => TargetKind::Archive(image_archive::Kind::Docker),
+            "docker-daemon" => TargetKind::Daemon,
             _ => {
-                return Err(Failure::usage(format!("`{text}` is no output"))
-                    .advise("write oci:FOLDER, oci-archive:FILE or docker-archive:FILE"));
+                return Err(Failure::usage(format!("`{text}` is no output")).advise(
+                    "write oci:FOLDER, oci-archive:FILE, docker-archive:FILE or docker-daemon",
+                ));
             }
         };
+        if matches!(kind, TargetKind::Daemon) && path.is_empty() {
+            return Ok(Target { text: text.to_owned(), kind, path: docker_socket()? });
+        }
         if path.is_empty() {
             return Err(Failure::usage(format!("output `{text}` names no path")));
         }
@@ -56,8 +65,40 @@ impl Target {
                 };
                 image_archive::write(image, store, &self.path, kind, &names)?;
             }
+            TargetKind::Daemon => {
+                let names: Vec<String> = tags.iter().map(ToString::to_string).collect();
+                daemon::load(&self.path, image, store, &names)?;
+            }
         }
         Ok(())
+    }
+}
+
+/// The socket of Docker Engine, as docker itself finds it.
+fn docker_socket() -> Result<PathBuf, Failure> {
+    match env::var("DOCKER_HOST").ok().filter(|host| !host.is_empty()) {
+        None => Ok(PathBuf::from(daemon::SOCKET)),
+        Some(host) => match host.strip_prefix("unix://") {
+            Some(path) => Ok(PathBuf::from(path)),
+            None => Err(Failure::usage(format!(
+                "DOCKER_HOST is `{host}`, and forge loads into Docker through a Unix socket only"
+            ))
+            .advise("name the socket (`--output docker-daemon:PATH`), or push to a registry that Docker pulls from")),
+        },
+    }
+}
+
+/// What to do about a daemon that cannot be reached.
+impl From<DaemonError> for Failure {
+    fn from(error: DaemonError) -> Failure {
+        let failure = Failure::of(Kind::Network, &error);
+        let DaemonError::Unreachable { source, .. } = error else { return failure };
+        failure.advise(match source.kind() {
+            ErrorKind::PermissionDenied => {
+                "the socket is not for this user: become a member of the group that owns it (`docker`), or write `--output docker-archive:FILE`"
+            }
+            _ => "is Docker running? DOCKER_HOST or `--output docker-daemon:PATH` names another socket; `--output docker-archive:FILE` needs none",
+        })
     }
 }
 

@@ -1,6 +1,5 @@
 //! `forge push`: the image that was built last, to registries.
 
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -9,14 +8,10 @@ use clap::Args;
 
 use super::app::{App, AppArguments};
 use super::failure::Failure;
-use super::registries::by_repository;
+use super::registries::Tags;
 use super::{Common, interrupt, view};
-use crate::digest::Digest;
-use crate::event::Event;
-use crate::image::{Image, ImageLayer};
-use crate::registry::{Expected, Push, Reference};
+use crate::registry::{Expected, Reference};
 use crate::sandbox::Running;
-use crate::store::{Store, Table};
 
 #[derive(Clone, Debug, Args)]
 pub(super) struct PushArguments {
@@ -48,44 +43,15 @@ pub(super) fn push(common: &Common, arguments: &PushArguments) -> Result<ExitCod
             Failure::usage(format!("`{app}` has not been built into this store"))
                 .advise(format!("build it first: `forge build {app}`"))
         };
-        let digest = app.store.root_digest(&app.root_name()?)?.ok_or_else(not_built)?;
-        let image = kept(&app.store, &digest)?.ok_or_else(not_built)?;
-        let access = app.access()?;
-        for (repository, tags) in by_repository(&tags) {
-            let push = Push {
-                image: &image,
-                store: &app.store,
-                tags: &tags,
-                origins: &BTreeMap::new(),
-                bring: &|_| Err(Box::from("nobody has it")),
-                events: &events,
-            };
-            let expected = arguments.if_match.unwrap_or(Expected::Anything);
-            access.repository(&repository)?.push_over(expected, &push)?;
-            for tag in tags {
-                let to = Reference { tag, ..repository.clone() }.to_string();
-                events.send(Event::Written { to });
-            }
-        }
-        Ok(digest)
+        let image = app.kept()?.ok_or_else(not_built)?;
+        let elsewhere = app.elsewhere(&image, &events)?;
+        let expected = arguments.if_match.unwrap_or(Expected::Anything);
+        let to = Tags { tags: &tags, expected };
+        app.push_to(&to, &image, None, elsewhere.as_ref(), &events)?;
+        Ok(image.digest)
     })?;
     if !common.json {
         super::print(&format!("{digest}\n"))?;
     }
     Ok(ExitCode::SUCCESS)
-}
-
-/// An image that the store keeps; `None` when parts of it are not there.
-fn kept(store: &Store, digest: &Digest) -> Result<Option<Image>, Failure> {
-    let Some(layers) = store.get::<Vec<ImageLayer>>(Table::Images, digest)? else {
-        return Ok(None);
-    };
-    let manifest = store.read_blob(digest)?;
-    let document: serde_json::Value = serde_json::from_slice(&manifest).unwrap_or_default();
-    let config = document.pointer("/config/digest").and_then(|digest| digest.as_str());
-    let Some(config_digest) = config.and_then(|digest| digest.parse::<Digest>().ok()) else {
-        return Ok(None);
-    };
-    let config = store.read_blob(&config_digest)?;
-    Ok(Some(Image { config, config_digest, manifest, digest: *digest, layers }))
 }

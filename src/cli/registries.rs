@@ -15,7 +15,7 @@ use crate::digest::Digest;
 use crate::event::{Event, Events};
 use crate::image::Image;
 use crate::registry::{
-    Access, Credentials, Push, Reason, Reference, RegistryError, Right, Settings,
+    Access, Credentials, Expected, Push, Reason, Reference, RegistryError, Right, Settings,
 };
 
 /// Where docker and podman keep certificates of registries on the machine.
@@ -35,6 +35,13 @@ pub(super) fn access(user: &UserSettings) -> Result<Arc<Access>, RegistryError> 
     })))
 }
 
+/// Where an image is pushed to.
+pub(super) struct Tags<'t> {
+    pub(super) tags: &'t [Reference],
+    /// What they must name now.
+    pub(super) expected: Expected,
+}
+
 impl App {
     /// Sends the image to all the registries that the tags name. Layers of the image under it,
     /// and those that the cache has, are taken from where they are, if that is the same
@@ -47,8 +54,20 @@ impl App {
         tags: &[Reference],
         events: &Events,
     ) -> Result<(), Failure> {
+        self.push_to(&Tags { tags, expected: Expected::Anything }, image, base, cache, events)
+    }
+
+    /// As [`App::push`], if the tags name what is expected.
+    pub(super) fn push_to(
+        &self,
+        to: &Tags<'_>,
+        image: &Image,
+        base: Option<&FoundBase>,
+        cache: Option<&SharedCache<'_>>,
+        events: &Events,
+    ) -> Result<(), Failure> {
         let access = self.access()?;
-        for (repository, tags) in by_repository(tags) {
+        for (repository, tags) in by_repository(to.tags) {
             let mut origins = cache.map(|cache| cache.origins(&repository)).unwrap_or_default();
             for base in base.into_iter().filter(|base| base.reference().host == repository.host) {
                 for digest in base.layers() {
@@ -63,14 +82,16 @@ impl App {
                 _ if cache.is_some_and(|cache| cache.bring(image, digest)) => Ok(()),
                 _ => Err(Box::from("nobody has it")),
             };
-            access.repository(&repository)?.push(&Push {
+            let push = Push {
                 image,
                 store: &self.store,
                 tags: &tags,
                 origins: &origins,
                 bring: &bring,
                 events,
-            })?;
+            };
+            access.repository(&repository)?.push_over(to.expected, &push)?;
+            self.note_place(image, &repository)?;
             for tag in tags {
                 let to = Reference { tag, ..repository.clone() }.to_string();
                 events.send(Event::Written { to });
@@ -81,7 +102,7 @@ impl App {
 }
 
 /// Each repository once, with all its tags, in the order in which they were named.
-pub(super) fn by_repository(tags: &[Reference]) -> Vec<(Reference, Vec<String>)> {
+fn by_repository(tags: &[Reference]) -> Vec<(Reference, Vec<String>)> {
     let mut found: Vec<(Reference, Vec<String>)> = Vec::new();
     let mut seen = BTreeSet::new();
     for tag in tags.iter().filter(|tag| seen.insert(tag.to_string())) {
@@ -107,6 +128,7 @@ impl From<&RegistryError> for Failure {
         match error {
             RegistryError::Reference { .. }
             | RegistryError::Credentials { .. }
+            | RegistryError::SamePlatform { .. }
             | RegistryError::Certificates { .. } => Failure { kind: Kind::Usage, ..failure },
             RegistryError::Refused { refusal, right, repository, .. } => {
                 match refused(refusal.reason(), *right, repository) {

@@ -11,13 +11,11 @@ use clap::Args;
 
 use super::app::{App, AppArguments};
 use super::failure::{Failure, Kind};
-use super::{Common, interrupt};
-use crate::digest::Digest;
+use super::{Common, interrupt, view};
 use crate::engine::EngineError;
-use crate::image::ImageLayer;
+use crate::image::Image;
 use crate::plan::APP_USER;
 use crate::sandbox::{self, Bind, Exit, Network, Running, Spec};
-use crate::store::{Store, Table};
 
 #[derive(Clone, Debug, Args)]
 pub(super) struct RunArguments {
@@ -40,20 +38,12 @@ pub(super) fn run(common: &Common, arguments: &RunArguments) -> Result<ExitCode,
         Failure::usage(format!("`{}` has not been built into this store", arguments.app.display()))
             .advise(format!("build it first: `forge build {}`", arguments.app.display()))
     };
-    let digest = app.store.root_digest(&app.root_name()?)?.ok_or_else(not_built)?;
-    let layers: Vec<ImageLayer> = app.store.get(Table::Images, &digest)?.ok_or_else(not_built)?;
-    let (mut environment, command) = configuration(&app.store, &digest)?;
+    let image = app.kept()?.ok_or_else(not_built)?;
+    let (mut environment, command) = configuration(&image)?;
     variables(arguments, &mut environment)?;
     let scratch = app.store.scratch("run")?;
     let mode = app.mode().map_err(|tried| Failure::from(EngineError::NoSandbox { tried }))?;
-    let mut roots = Vec::new();
-    for layer in &layers {
-        let root = layer_root(&app.store, layer)?;
-        // The layers of a base image are one tree, and an overlay takes no folder twice.
-        if !roots.contains(&root) {
-            roots.push(root);
-        }
-    }
+    let roots = view::watch(common, |events| app.layer_folders(&image, &events))?;
     let mut process = arguments.process.clone();
     if process.is_empty() {
         process = command;
@@ -88,21 +78,12 @@ pub(super) fn run(common: &Common, arguments: &RunArguments) -> Result<ExitCode,
     }
 }
 
-fn configuration(
-    store: &Store,
-    digest: &Digest,
-) -> Result<(BTreeMap<String, String>, Vec<String>), Failure> {
-    let broken = |error: serde_json::Error| {
-        Failure::new(Kind::App, format!("the image's documents in the store are damaged: {error}"))
-            .advise("build it again")
-    };
-    let manifest: oci_spec::image::ImageManifest =
-        serde_json::from_slice(&store.read_blob(digest)?).map_err(broken)?;
-    let config: Digest = manifest.config().digest().to_string().parse().map_err(|error| {
-        Failure::new(Kind::App, format!("the image's manifest is damaged: {error}"))
-    })?;
-    let config: oci_spec::image::ImageConfiguration =
-        serde_json::from_slice(&store.read_blob(&config)?).map_err(broken)?;
+fn configuration(image: &Image) -> Result<(BTreeMap<String, String>, Vec<String>), Failure> {
+    let config: oci_spec::image::ImageConfiguration = serde_json::from_slice(&image.config)
+        .map_err(|error| {
+            let what = format!("the image's configuration in the store is damaged: {error}");
+            Failure::new(Kind::App, what).advise("build it again")
+        })?;
     let config = config.config().clone().unwrap_or_default();
     let environment = config
         .env()
@@ -154,18 +135,4 @@ fn variables(
         set(entry, "--env")?;
     }
     Ok(())
-}
-
-/// The layer's files: its tree, unpacked in the store under its diffID's record.
-fn layer_root(store: &Store, layer: &ImageLayer) -> Result<PathBuf, Failure> {
-    let tree = layer.tree;
-    if store.has_tree(&tree) {
-        Ok(store.tree_path(&tree))
-    } else {
-        Err(Failure::new(
-            Kind::App,
-            format!("the files of layer `{}` are not in the store any more", layer.name),
-        )
-        .advise("build the app again"))
-    }
 }

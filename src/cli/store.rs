@@ -78,7 +78,7 @@ fn keep(store: &Store) -> Result<Keep<'_>, StoreError> {
             Table::Layers => {
                 store.get::<Layer>(table, key)?.is_some_and(|layer| layers.contains(&layer.digest))
             }
-            Table::Images => images.contains(key),
+            Table::Images | Table::Places => images.contains(key),
         })
     };
     Ok(Keep { blobs, trees, records: Box::new(records) })

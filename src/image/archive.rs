@@ -39,7 +39,7 @@ pub fn write(
     let path = followed.as_path();
     if fs::metadata(path).is_ok_and(|there| !there.is_file()) {
         let file = fs::OpenOptions::new().write(true).open(path).map_err(failed)?;
-        return fill(image, store, &mut BufWriter::new(file), kind, names, path);
+        return write_into(image, store, &mut BufWriter::new(file), kind, names, path);
     }
     let folder = match path.parent() {
         Some(folder) if !folder.as_os_str().is_empty() => folder,
@@ -61,7 +61,11 @@ pub fn write(
     Ok(())
 }
 
-fn fill(
+/// Writes the archive into something that is open already; `path` is what errors call it.
+///
+/// # Errors
+/// A layer that is missing from the store; a receiver that refuses.
+pub fn write_into(
     image: &Image,
     store: &Store,
     out: &mut impl Write,

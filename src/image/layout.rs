@@ -8,7 +8,7 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-use super::{Image, ImageError, MANIFEST_TYPE};
+use super::{Image, ImageError};
 use crate::digest::Digest;
 use crate::store::Store;
 
@@ -132,7 +132,7 @@ fn descriptors(image: &Image, names: &[String]) -> Vec<Value> {
         .iter()
         .map(|name| {
             json!({
-                "mediaType": MANIFEST_TYPE,
+                "mediaType": image.media_types.manifest(),
                 "digest": image.digest.to_string(),
                 "size": image.manifest.len(),
                 "annotations": BTreeMap::from([(REF_NAME, name)]),

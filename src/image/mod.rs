@@ -16,12 +16,66 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use crate::digest::{Digest, Fields};
-use crate::layer::Layer;
+use crate::layer::{Compression, Layer};
 
-/// Media type of the manifest.
+/// Media type of an OCI manifest.
 pub const MANIFEST_TYPE: &str = "application/vnd.oci.image.manifest.v1+json";
-/// Media type of the configuration.
-pub const CONFIG_TYPE: &str = "application/vnd.oci.image.config.v1+json";
+
+/// What the parts of an image are called. The documents differ in nothing else.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum MediaTypes {
+    /// As in the OCI image specification.
+    #[default]
+    Oci,
+    /// As in Docker's image manifest, version 2, schema 2, for what reads nothing else.
+    Docker,
+}
+
+impl MediaTypes {
+    /// Of the manifest.
+    #[must_use]
+    pub fn manifest(self) -> &'static str {
+        match self {
+            MediaTypes::Oci => MANIFEST_TYPE,
+            MediaTypes::Docker => "application/vnd.docker.distribution.manifest.v2+json",
+        }
+    }
+
+    /// Those of a manifest, which it says itself; `None` for what is no manifest of an image.
+    #[must_use]
+    pub fn of(manifest: &[u8]) -> Option<MediaTypes> {
+        #[derive(Deserialize)]
+        #[serde(rename_all = "camelCase")]
+        struct Called {
+            media_type: String,
+        }
+        let called: Called = serde_json::from_slice(manifest).ok()?;
+        [MediaTypes::Oci, MediaTypes::Docker]
+            .into_iter()
+            .find(|types| types.manifest() == called.media_type)
+    }
+
+    fn config(self) -> &'static str {
+        match self {
+            MediaTypes::Oci => "application/vnd.oci.image.config.v1+json",
+            MediaTypes::Docker => "application/vnd.docker.container.image.v1+json",
+        }
+    }
+
+    /// `None` where there is no name for it.
+    fn layer(self, compression: Compression) -> Option<&'static str> {
+        match (self, compression) {
+            (MediaTypes::Oci, compression) => Some(compression.media_type()),
+            (MediaTypes::Docker, Compression::None) => {
+                Some("application/vnd.docker.image.rootfs.diff.tar")
+            }
+            (MediaTypes::Docker, Compression::Gzip { .. }) => {
+                Some("application/vnd.docker.image.rootfs.diff.tar.gzip")
+            }
+            (MediaTypes::Docker, Compression::Zstd { .. }) => None,
+        }
+    }
+}
 
 /// What the finished image says about itself and how it starts.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -46,6 +100,8 @@ pub struct Settings {
     pub ports: Vec<String>,
     /// Signal that asks the app to end.
     pub stop_signal: Option<String>,
+    /// What its parts are called.
+    pub media_types: MediaTypes,
 }
 
 impl Settings {
@@ -63,9 +119,11 @@ impl Settings {
             labels,
             ports,
             stop_signal,
+            media_types,
         } = self;
         let mut fields = Fields::new("forge-image-settings");
         fields.text(architecture).text(created).text(user).text(directory);
+        fields.text(media_types.manifest());
         fields.text(stop_signal.as_deref().unwrap_or(""));
         for list in [entrypoint, command, ports] {
             fields.texts(list.iter().map(String::as_str));
@@ -102,6 +160,8 @@ pub struct Image {
     pub manifest: Vec<u8>,
     /// Its digest: the image's name.
     pub digest: Digest,
+    /// What its parts are called.
+    pub media_types: MediaTypes,
     /// Bottom to top.
     pub layers: Vec<ImageLayer>,
 }
@@ -117,6 +177,14 @@ pub enum ImageError {
         document: &'static str,
         /// What the reader said.
         problem: String,
+    },
+    /// A layer that Docker's names do not cover.
+    #[error(
+        "the layer `{layer}` is compressed with zstd, for which Docker's media types have no name"
+    )]
+    NoDockerType {
+        /// The layer's step.
+        layer: String,
     },
     /// The disk refused.
     #[error("could not {action} `{}`", path.display())]
@@ -250,27 +318,25 @@ pub fn assemble(settings: &Settings, layers: Vec<ImageLayer>) -> Result<Image, I
     let config = to_bytes("configuration", &document)?;
     check::<oci_spec::image::ImageConfiguration>("configuration", &config)?;
     let config_digest = Digest::of(&config);
+    let types = settings.media_types;
+    let mut named = Vec::new();
+    for ImageLayer { name, layer, .. } in &layers {
+        let no_name = || ImageError::NoDockerType { layer: name.clone() };
+        let media_type = types.layer(layer.compression).ok_or_else(no_name)?;
+        named.push(DescriptorDocument::new(media_type, layer.digest, layer.size));
+    }
     let manifest = to_bytes(
         "manifest",
         &ManifestDocument {
             schema_version: 2,
-            media_type: MANIFEST_TYPE,
-            config: DescriptorDocument::new(CONFIG_TYPE, config_digest, config.len() as u64),
-            layers: layers
-                .iter()
-                .map(|layer| {
-                    DescriptorDocument::new(
-                        layer.layer.compression.media_type(),
-                        layer.layer.digest,
-                        layer.layer.size,
-                    )
-                })
-                .collect(),
+            media_type: types.manifest(),
+            config: DescriptorDocument::new(types.config(), config_digest, config.len() as u64),
+            layers: named,
         },
     )?;
     check::<oci_spec::image::ImageManifest>("manifest", &manifest)?;
     let digest = Digest::of(&manifest);
-    Ok(Image { config, config_digest, manifest, digest, layers })
+    Ok(Image { config, config_digest, manifest, digest, media_types: types, layers })
 }
 
 fn to_bytes(document: &'static str, value: &impl Serialize) -> Result<Vec<u8>, ImageError> {
@@ -290,7 +356,6 @@ fn check<T: serde::de::DeserializeOwned>(
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
-    use crate::layer::Compression;
 
     pub(crate) fn settings() -> Settings {
         Settings {
@@ -310,6 +375,7 @@ pub(crate) mod tests {
             ]),
             ports: vec!["8080/tcp".to_owned()],
             stop_signal: None,
+            media_types: MediaTypes::Oci,
         }
     }
 
@@ -325,6 +391,26 @@ pub(crate) mod tests {
                 compression: Compression::DEFAULT,
             },
         }
+    }
+
+    #[test]
+    fn names_of_docker() {
+        let settings = Settings { media_types: MediaTypes::Docker, ..settings() };
+        let image = assemble(&settings, vec![layer(b"blob")]).expect("assembles");
+        let text = String::from_utf8_lossy(&image.manifest);
+        assert!(!text.contains("vnd.oci"), "{text}");
+        for name in ["manifest.v2+json", "container.image.v1+json", "rootfs.diff.tar.gzip"] {
+            assert!(text.contains(name), "{text}");
+        }
+        assert_eq!(MediaTypes::of(&image.manifest), Some(MediaTypes::Docker));
+        // The configuration is the same, and so is the id that Docker gives the image.
+        let oci = assemble(&self::settings(), vec![layer(b"blob")]).expect("assembles");
+        assert_eq!(oci.config_digest, image.config_digest);
+        assert_eq!(MediaTypes::of(&oci.manifest), Some(MediaTypes::Oci));
+        let mut zstd = layer(b"blob");
+        zstd.layer.compression = Compression::Zstd { level: 3 };
+        let error = assemble(&settings, vec![zstd]).expect_err("has no name");
+        assert!(matches!(error, ImageError::NoDockerType { .. }), "{error}");
     }
 
     /// Pins the bytes: a change here changes every image that users have.

@@ -20,7 +20,7 @@ use super::error::Reason;
 use super::repository::Name;
 use super::{RegistryError, Repository};
 use crate::digest::Digest;
-use crate::image::{Image, ImageLayer, MANIFEST_TYPE};
+use crate::image::{Image, ImageLayer, MANIFEST_TYPE, MediaTypes};
 use crate::layer::Layer;
 
 /// Bumped whenever entries mean something else.
@@ -128,12 +128,14 @@ impl ImageEntry {
         let config_digest = Digest::of(self.config.as_bytes());
         let named = manifest.layers.iter().map(|layer| (layer.digest, layer.size));
         let known = self.layers.iter().map(|layer| (layer.layer.digest, layer.layer.size));
+        let media_types = MediaTypes::of(self.manifest.as_bytes())?;
         let fits = manifest.config.digest == config_digest && named.eq(known);
         fits.then(|| Image {
             config: self.config.into_bytes(),
             config_digest,
             digest: Digest::of(self.manifest.as_bytes()),
             manifest: self.manifest.into_bytes(),
+            media_types,
             layers: self.layers,
         })
     }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use reqwest::blocking::Response;
 use thiserror::Error;
 
-use super::manifest::ManifestError;
+use super::manifest::{ManifestError, Platform};
 use crate::digest::Digest;
 use crate::event::with_causes;
 use crate::store::StoreError;
@@ -147,8 +147,18 @@ pub enum RegistryError {
         /// What each said, in the order asked, the registry last.
         tried: Vec<RegistryError>,
     },
-    /// An entry of the cache that cannot be written down: a bug in forge.
-    #[error("could not write an entry of the cache down")]
+    /// Two images of an index are for the same platform.
+    #[error("{one} and {other} are both for {platform}, and an index has one for each")]
+    SamePlatform {
+        /// The platform.
+        platform: Box<Platform>,
+        /// One manifest.
+        one: Digest,
+        /// The other.
+        other: Digest,
+    },
+    /// A document that cannot be written down: a bug in forge.
+    #[error("could not write a document for the registry down")]
     Record(#[source] serde_json::Error),
     /// A registry's storage has lost part of a blob.
     #[error("`{repository}` has a damaged {digest}, and keeps it whatever it is sent")]

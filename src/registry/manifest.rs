@@ -142,6 +142,9 @@ pub enum ManifestError {
         /// What there is.
         found: u64,
     },
+    /// An index where an image is wanted.
+    #[error("it is an index: name its images")]
+    IsIndex,
     /// Indexes in indexes, without end.
     #[error("its index leads to an index, and so on")]
     Nested,
@@ -321,20 +324,25 @@ fn fit(found: &Platform, wanted: &Platform) -> Option<u8> {
     (of(found) == of(wanted)).then(|| u8::from(found.variant != wanted.variant))
 }
 
+/// For whom a configuration says that its image is.
+pub(super) fn platform(config: &Value) -> Result<Platform, ManifestError> {
+    let text = |name: &'static str| {
+        config[name].as_str().filter(|text| !text.is_empty()).ok_or(ManifestError::Config(name))
+    };
+    Ok(Platform {
+        os: text("os")?.to_owned(),
+        architecture: text("architecture")?.to_owned(),
+        variant: config["variant"].as_str().filter(|text| !text.is_empty()).map(str::to_owned),
+    })
+}
+
 /// What a configuration says that pulling needs: the diffIDs, bottom to top.
 pub(super) fn check_config(
     config: &Value,
     layers: usize,
     wanted: &Platform,
 ) -> Result<Vec<Digest>, ManifestError> {
-    let text = |name: &'static str| {
-        config[name].as_str().filter(|text| !text.is_empty()).ok_or(ManifestError::Config(name))
-    };
-    let found = Platform {
-        os: text("os")?.to_owned(),
-        architecture: text("architecture")?.to_owned(),
-        variant: config["variant"].as_str().filter(|text| !text.is_empty()).map(str::to_owned),
-    };
+    let found = platform(config)?;
     // The variant is left to the index: many configurations say nothing or another thing.
     if (&found.os, &found.architecture) != (&wanted.os, &wanted.architecture) {
         return Err(ManifestError::Platform { wanted: wanted.clone(), found: vec![found] });

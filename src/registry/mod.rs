@@ -15,7 +15,7 @@
 //!   `CNB_REGISTRY_AUTH`: basic, or a token that the registry's challenge names.
 //! - Plain HTTP only for loopback and for hosts that the settings name.
 //! - What goes wrong on the way is in `docs/registries.md`, each with its test.
-//! - Not here: referrers, listing of tags, deleting, indexes of several platforms.
+//! - Not here: referrers, listing of tags, deleting.
 
 mod access;
 mod content;
@@ -26,6 +26,7 @@ mod error;
 mod fake;
 mod fetch;
 mod helper;
+mod index;
 mod manifest;
 mod pull;
 mod push;
@@ -42,6 +43,7 @@ pub use content::{Told, untold};
 pub use credentials::Credentials;
 pub use entry::{Entry, ImageEntry, Record};
 pub use error::{Reason, Refusal, RegistryError, Right};
+pub use index::Member;
 pub use manifest::{Descriptor, ManifestError, Platform};
 pub use pull::{Resolved, Source};
 pub use push::{Bring, Expected, Push};

@@ -28,7 +28,7 @@ use super::wire::header;
 use super::{RegistryError, Repository};
 use crate::digest::{Digest, DigestError};
 use crate::event::{Event, Events};
-use crate::image::{Image, MANIFEST_TYPE};
+use crate::image::Image;
 use crate::store::Store;
 
 /// Uploads at once: as for downloads, but registries and home lines mind more.
@@ -134,7 +134,7 @@ impl Repository {
                 found = self.found(tag, expected, &image.digest)?;
             }
             loop {
-                match self.put_manifest(name, MANIFEST_TYPE, &image.manifest) {
+                match self.put_manifest(name, image.media_types.manifest(), &image.manifest) {
                     Ok(_) => break,
                     Err(error) if repairs < REPAIRS && misses_blobs(&error) => {
                         repairs += 1;

@@ -121,10 +121,13 @@ pub enum Table {
     Images,
     /// What the name of an image under apps stands for → what it is made of.
     Bases,
+    /// Manifest digest → repositories that the image was pushed to.
+    Places,
 }
 
 impl Table {
-    const ALL: [Table; 4] = [Table::Outputs, Table::Layers, Table::Images, Table::Bases];
+    const ALL: [Table; 5] =
+        [Table::Outputs, Table::Layers, Table::Images, Table::Bases, Table::Places];
 
     fn folder(self) -> &'static str {
         match self {
@@ -132,6 +135,7 @@ impl Table {
             Table::Layers => "layers-1",
             Table::Images => "images-1",
             Table::Bases => "bases-1",
+            Table::Places => "places-1",
         }
     }
 }

@@ -12,6 +12,7 @@ const ARROWS: &[(&str, &[&str])] = &[
         "cli",
         &[
             "buildpack",
+            "daemon",
             "debian",
             "digest",
             "download",
@@ -29,6 +30,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "tree",
         ],
     ),
+    ("daemon", &["download", "image", "store"]),
     ("debian", &["digest", "download", "plan", "store", "tree"]),
     ("digest", &[]),
     ("download", &[]),

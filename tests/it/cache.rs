@@ -7,7 +7,7 @@ use std::process::Command;
 use serde_json::Value;
 
 use crate::support::{
-    Forge, copy, folder, get, give, have, need_root, ok, port, ran, registry_at, text, warm,
+    Forge, checkout, folder, get, have, need_root, ok, port, ran, registry_at, text, warm,
 };
 
 /// What the registry was asked, from its log.
@@ -40,15 +40,6 @@ impl Request {
 
 fn log(folder: &Path) -> Vec<Request> {
     fs::read_to_string(folder.join("log")).unwrap().lines().filter_map(Request::parse).collect()
-}
-
-/// A copy of the warm example with its lock, as a runner checks it out.
-fn checkout() -> PathBuf {
-    let target = folder("checkout");
-    copy(&warm().1, &target);
-    fs::copy(warm().1.join("forge.lock"), target.join("forge.lock")).unwrap();
-    give(&target);
-    target
 }
 
 fn edit(app: &Path, text: &str) {
@@ -139,7 +130,7 @@ fn a_fresh_runner_downloads_no_layer() {
 
         // A fresh runner, nothing changed.
         let from = log(&root).len();
-        let unchanged = build(&folder("fresh"), &checkout(), "2");
+        let unchanged = build(&folder("fresh"), &checkout("runner"), "2");
         assert_eq!(digest(&unchanged), expected);
         assert!(ran(&unchanged).is_empty() && sent(&unchanged).is_empty(), "{unchanged:?}");
         row(format!("{name}: unchanged"), from, &unchanged);
@@ -151,7 +142,7 @@ fn a_fresh_runner_downloads_no_layer() {
 
         // A fresh runner, a view changed: only the app's layer goes up, and of what comes down
         // nothing is a layer that no step needs.
-        let changed = checkout();
+        let changed = checkout("runner");
         edit(&changed, "# one more line\n");
         let from = log(&root).len();
         let events = build(&folder("fresh"), &changed, "3");
@@ -201,7 +192,7 @@ fn what_the_cache_has_lost_is_made_again() {
     // A layer is gone, although all entries are there.
     let runtime = stored(&root, port, "app", "1", 1);
     fs::remove_dir_all(runtime.parent().unwrap()).unwrap();
-    let events = build(&folder("fresh"), &checkout(), "2");
+    let events = build(&folder("fresh"), &checkout("runner"), "2");
     assert_eq!(digest(&events), expected);
     assert_eq!(ran(&events), ["runtime"]);
     let told = |events: &[Value], what: &str| {
@@ -211,13 +202,13 @@ fn what_the_cache_has_lost_is_made_again() {
     told(&events, "which is made anew");
     assert!(runtime.exists(), "it was sent again");
     // And now all is well.
-    let again = build(&folder("fresh"), &checkout(), "3");
+    let again = build(&folder("fresh"), &checkout("runner"), "3");
     assert!(digest(&again) == expected && ran(&again).is_empty(), "{again:?}");
 
     // A layer is damaged where it lies: no build takes it, and no image of it is called good.
     let bytes = fs::read(&runtime).unwrap();
     fs::write(&runtime, &bytes[..bytes.len() / 2]).unwrap();
-    let changed = checkout();
+    let changed = checkout("runner");
     edit(&changed, "# one more line\n");
     let events = build(&folder("fresh"), &changed, "4");
     let last = events.last().unwrap();
@@ -271,7 +262,7 @@ fn two_runners_at_once() {
         (one.join().unwrap(), two.join().unwrap())
     });
     assert_eq!(digest(&one), digest(&two));
-    let changed = checkout();
+    let changed = checkout("runner");
     edit(&changed, "# one more line\n");
     let (one, two) = std::thread::scope(|scope| {
         let one = scope.spawn(|| build(&folder("fresh"), &changed, "two"));

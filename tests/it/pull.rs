@@ -81,6 +81,7 @@ fn image(store: &Store, trees: &[(Digest, Tree)], compression: Compression) -> I
         labels: BTreeMap::new(),
         ports: Vec::new(),
         stop_signal: None,
+        media_types: forge::image::MediaTypes::Oci,
     };
     assemble(&settings, layers.collect()).unwrap()
 }

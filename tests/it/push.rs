@@ -4,7 +4,10 @@ use std::fs;
 use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
 
-use crate::support::{Forge, folder, give, have, need_root, ok, registry, text, warm};
+use crate::support::{
+    Docker, Forge, checkout, folder, give, have, need_root, ok, port, registry, registry_at, text,
+    warm,
+};
 
 #[test]
 fn push_with_a_password() {
@@ -112,4 +115,85 @@ fn a_push_that_is_killed_and_done_again() {
     let never = forge.run(&["push", &folder.display().to_string(), "--tag", &other]);
     assert_eq!(never.status.code(), Some(2));
     assert!(text(&never.stderr).contains("has not been built into this store"));
+}
+
+/// What tools of others make of what forge pushes, and of what it gives to a daemon.
+#[test]
+fn docker_and_skopeo_take_it() {
+    if !have(&["dockerd", "docker", "docker-registry", "skopeo", "setpriv"]) || !need_root() {
+        return;
+    }
+    let (store, _, digest) = warm();
+    // Its own folder: other tests build the example meanwhile.
+    let app = &checkout("taken-app");
+    let root = folder("taken");
+    let port = port();
+    let _registry = registry_at(&root, port, "");
+    let tag = |name: &str| format!("127.0.0.1:{port}/team/logbook:{name}");
+    let docker = Docker::start();
+    // The socket is root's.
+    let forge = Forge::new(store).by_caller();
+    let raw = |name: &str, more: &[&str]| -> serde_json::Value {
+        let text = ok(Command::new("skopeo")
+            .args(["inspect", "--raw", "--tls-verify=false"])
+            .args(more)
+            .arg(format!("docker://{}", tag(name))));
+        serde_json::from_str(&text).unwrap()
+    };
+    let says = |image: &str| {
+        let words = ["run", "--rm", "--network=host", "--pull=never", image, "id", "-u"];
+        assert_eq!(docker.ok(&words), "1000");
+    };
+
+    assert_eq!(forge.build(app, &["--tag", &tag("oci"), "--push"]), *digest);
+    let as_docker = ["--tag", &tag("docker"), "--push", "--media-types", "docker"];
+    let other = forge.build(app, &as_docker);
+    assert_ne!(other, *digest);
+    let manifest = raw("docker", &[]);
+    assert_eq!(manifest["mediaType"], "application/vnd.docker.distribution.manifest.v2+json");
+    assert!(!manifest.to_string().contains("vnd.oci"), "{manifest}");
+    let id = manifest["config"]["digest"].as_str().unwrap();
+    assert_eq!(raw("oci", &[])["config"]["digest"], id);
+    for name in ["oci", "docker"] {
+        docker.ok(&["pull", "--quiet", &tag(name)]);
+        assert_eq!(docker.ok(&["image", "inspect", "--format", "{{.Id}}", &tag(name)]), id);
+        says(&tag(name));
+        let layout = format!("oci:{}:{name}", root.join("layout").display());
+        ok(Command::new("skopeo")
+            .args(["copy", "--quiet", "--src-tls-verify=false"])
+            .args([format!("docker://{}", tag(name)), layout]));
+    }
+    // Pushed again by its own command, an image keeps its names.
+    let pushed = forge.run(&["push", &app.display().to_string(), "--tag", &tag("again")]);
+    assert_eq!(text(&pushed.stdout).trim_end(), other, "{}", text(&pushed.stderr));
+
+    // Into the daemon, without registry, client or file.
+    docker.ok(&["image", "rm", "--force", id]);
+    let socket = docker.socket.strip_prefix("unix://").unwrap().to_owned();
+    let output = format!("docker-daemon:{socket}");
+    let names =
+        ["--tag", "logbook:v1", "--tag", "127.0.0.1:9/team/logbook:v2", "--output", &output];
+    assert_eq!(forge.build(app, &names), *digest);
+    for name in ["logbook:v1", "127.0.0.1:9/team/logbook:v2"] {
+        assert_eq!(docker.ok(&["image", "inspect", "--format", "{{.Id}}", name]), id);
+    }
+    says("logbook:v1");
+    let by_variable = Forge::new(store).by_caller().with("DOCKER_HOST", &docker.socket);
+    assert_eq!(by_variable.build(app, &["--output", "docker-daemon"]), *digest);
+
+    // What cannot be.
+    let refused = |forge: &Forge, words: &[&str], code: i32, expected: &str| {
+        let app = app.display().to_string();
+        let run = forge.run(&[&["build", &app], words].concat());
+        assert_eq!(run.status.code(), Some(code), "{}", text(&run.stderr));
+        assert!(text(&run.stderr).contains(expected), "{}", text(&run.stderr));
+    };
+    let user = Forge::new(store);
+    refused(&user, &["--output", &output], 4, "the socket is not for this user");
+    let nobody = format!("docker-daemon:{}", root.join("nothing").display());
+    refused(&user, &["--output", &nobody], 4, "is Docker running?");
+    let remote = Forge::new(store).with("DOCKER_HOST", "tcp://127.0.0.1:9");
+    refused(&remote, &["--output", "docker-daemon"], 2, "through a Unix socket only");
+    let zstd = ["--media-types", "docker", "--compression", "zstd"];
+    refused(&user, &zstd, 2, "have no name for zstd");
 }

@@ -16,7 +16,7 @@ use forge::registry::{Access, Blob, Credentials, Name, Reference, RegistryError,
 use forge::store::Store;
 use serde_json::json;
 
-use crate::support::{folder, have, ok, port, registry_at, text};
+use crate::support::{Forge, folder, have, need_root, ok, port, registry_at, text, warm};
 
 fn openssl(folder: &Path, words: &str) {
     ok(Command::new("openssl").args(words.split(' ')).current_dir(folder).stderr(Stdio::null()));
@@ -279,4 +279,75 @@ fn certificates_of_an_authority_of_our_own() {
         plain.manifest(Name::Tag("v1")).map(|_| Sent::WasThere),
         "400 Client sent an HTTP request",
     );
+}
+
+#[test]
+fn images_of_two_platforms_under_one_name() {
+    if !have(&["docker-registry", "skopeo", "setpriv"]) || !need_root() {
+        return;
+    }
+    let (store, app, digest) = warm();
+    let root = folder("index");
+    let port = port();
+    let _registry = registry_at(&root, port, "");
+    let name = |tag: &str| format!("127.0.0.1:{port}/team/logbook:{tag}");
+    let forge = Forge::new(store);
+    forge.build(app, &["--tag", &name("amd64"), "--push"]);
+
+    // The same for another processor, as another machine would have made it.
+    let reference: Reference = name("arm64").parse().unwrap();
+    let repository = access(&[], &root).repository(&reference).unwrap();
+    let own = repository.manifest(Name::Tag("amd64")).unwrap().unwrap();
+    let mut manifest: serde_json::Value = serde_json::from_slice(&own.bytes).unwrap();
+    let raw = ok(Command::new("skopeo")
+        .args(["inspect", "--raw", "--config", "--tls-verify=false"])
+        .arg(format!("docker://{}", name("amd64"))));
+    let config = raw.replace("\"architecture\":\"amd64\"", "\"architecture\":\"arm64\"");
+    assert_ne!(raw, config);
+    repository.write_blob(config.as_bytes()).unwrap();
+    manifest["config"]["digest"] = Digest::of(config.as_bytes()).to_string().into();
+    manifest["config"]["size"] = config.len().into();
+    let media_type = own.media_type.unwrap();
+    let bytes = manifest.to_string();
+    let arm = repository.put_manifest(Name::Tag("arm64"), &media_type, bytes.as_bytes()).unwrap();
+
+    let words = |images: &[&str]| {
+        let mut words: Vec<String> = vec!["index".to_owned()];
+        words.extend(images.iter().map(|tag| name(tag)));
+        for tag in ["v1", "latest"] {
+            words.extend(["--tag".to_owned(), name(tag)]);
+        }
+        words
+    };
+    let run = |words: &[String]| forge.run(&words.iter().map(String::as_str).collect::<Vec<_>>());
+    let made = run(&words(&["arm64", "amd64"]));
+    assert!(made.status.success(), "{}", text(&made.stderr));
+    let again = run(&words(&["amd64", "arm64"]));
+    assert_eq!(text(&made.stdout), text(&again.stdout));
+    for tag in ["v1", "latest"] {
+        for (architecture, expected) in [("amd64", digest.parse().unwrap()), ("arm64", arm)] {
+            let listed = ok(Command::new("skopeo")
+                .args(["inspect", "--raw", "--tls-verify=false"])
+                .arg(format!("docker://{}", name(tag))));
+            assert!(listed.contains(&Digest::to_string(&expected)), "{listed}");
+            let found = ok(Command::new("skopeo")
+                .args(["inspect", "--override-arch", architecture, "--tls-verify=false"])
+                .args(["--format", "{{.Architecture}}"])
+                .arg(format!("docker://{}", name(tag))));
+            assert_eq!(found.trim_end(), architecture);
+        }
+    }
+    // What cannot be.
+    for (images, code, expected) in [
+        (&["amd64", "amd64"][..], 2, "are both for linux/amd64"),
+        (&["amd64", "v1"], 4, "it is an index: name its images"),
+        (&["amd64", "nothing"], 4, "404"),
+    ] {
+        let failed = run(&words(images));
+        assert_eq!(failed.status.code(), Some(code), "{}", text(&failed.stderr));
+        assert!(text(&failed.stderr).contains(expected), "{}", text(&failed.stderr));
+    }
+    let elsewhere = ["index", "127.0.0.1:9/other/app:v1", "--tag", &name("v1")].map(str::to_owned);
+    let failed = run(&elsewhere);
+    assert_eq!(failed.status.code(), Some(2), "{}", text(&failed.stderr));
 }

@@ -246,6 +246,15 @@ pub fn warm() -> &'static (PathBuf, PathBuf, String) {
     })
 }
 
+/// A copy of the warm example with its lock, as a runner checks it out.
+pub fn checkout(name: &str) -> PathBuf {
+    let target = folder(name);
+    copy(&warm().1, &target);
+    fs::copy(warm().1.join("forge.lock"), target.join("forge.lock")).unwrap();
+    give(&target);
+    target
+}
+
 /// Packages of the warm example's lock, for apps that use the same base.
 pub fn warm_lock(app: &Path) {
     fs::copy(warm().1.join("forge.lock"), app.join("forge.lock")).unwrap();
@@ -391,7 +400,7 @@ fn give_to_postgres(folder: &Path) {
 
 /// A docker engine of our own.
 pub struct Docker {
-    socket: String,
+    pub socket: String,
     folder: PathBuf,
     server: Option<Server>,
 }

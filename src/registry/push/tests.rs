@@ -41,6 +41,7 @@ impl Bench {
             labels: BTreeMap::new(),
             ports: Vec::new(),
             stop_signal: None,
+            media_types: crate::image::MediaTypes::Oci,
         };
         let image = assemble(&settings, layers.to_vec()).expect("an image");
         Bench { _folder: folder, store, image }
@@ -412,7 +413,7 @@ fn tags_that_another_one_moves_meanwhile() {
         |_| None,
         move |request, answer| {
             if request.kind() == "PUT uploads" {
-                let named = (MANIFEST_TYPE.to_owned(), quicker.clone());
+                let named = (crate::image::MANIFEST_TYPE.to_owned(), quicker.clone());
                 let name = ("team/app".to_owned(), "v1".to_owned());
                 at.lock().expect("kept").manifests.insert(name, named);
             }
