@@ -1,9 +1,11 @@
 //! Plain downloads: bytes from an address, checked by who asked for them.
 //!
 //! One client for all; system certificate roots (`SSL_CERT_FILE` and
-//! `SSL_CERT_DIR` count), `HTTP(S)_PROXY` and `NO_PROXY` are honoured. A failed
-//! try is repeated where repeating can help. Registries have clients of their
-//! own in `registry`, one for each that has certificates of its own.
+//! `SSL_CERT_DIR` count), `HTTP(S)_PROXY` and `NO_PROXY` are honoured, except for
+//! loopback. A failed try is repeated where repeating can help. Registries have
+//! clients of their own in `registry`, one for each that has certificates of its own.
+
+mod proxies;
 
 use std::io::{self, Read, Write};
 use std::net::IpAddr;
@@ -40,6 +42,14 @@ pub enum DownloadError {
     /// The client cannot be made: no usable certificate roots, say.
     #[error("could not set up downloads")]
     Client(#[source] reqwest::Error),
+    /// A variable that names no proxy.
+    #[error(
+        "`{variable}` is not the address of a proxy; it is not shown, as it may hold a password"
+    )]
+    Proxy {
+        /// The variable, as it is usually written.
+        variable: &'static str,
+    },
     /// No answer.
     #[error("could not reach `{address}`")]
     Unreachable {
@@ -88,7 +98,9 @@ impl DownloadError {
             DownloadError::Status { status, .. } => {
                 status.is_server_error() || [408, 429].contains(&status.as_u16())
             }
-            DownloadError::Client(_) | DownloadError::TooLong { .. } => false,
+            DownloadError::Client(_)
+            | DownloadError::Proxy { .. }
+            | DownloadError::TooLong { .. } => false,
         }
     }
 }
@@ -118,7 +130,7 @@ pub fn client_for_registries(trust: Trust, silence: Duration) -> Result<Client, 
         Err(problem) => attempt.error(problem),
     });
     let mut builder =
-        builder(silence, policy).tls_certs_merge(trust.authorities).tcp_user_timeout(silence);
+        builder(silence, policy)?.tls_certs_merge(trust.authorities).tcp_user_timeout(silence);
     if let Some(identity) = trust.identity {
         builder = builder.identity(identity);
     }
@@ -131,7 +143,7 @@ pub fn client_for_registries(trust: Trust, silence: Duration) -> Result<Client, 
 /// # Errors
 /// The client cannot be made.
 pub fn client_for_socket(socket: &Path) -> Result<Client, DownloadError> {
-    let client = builder(SILENCE, Policy::none()).unix_socket(socket).no_proxy().timeout(None);
+    let client = builder(SILENCE, Policy::none())?.unix_socket(socket).no_proxy().timeout(None);
     client.build().map_err(DownloadError::Client)
 }
 
@@ -155,15 +167,18 @@ fn may_follow(previous: &[Url], next: &Url) -> Result<(), &'static str> {
     }
 }
 
-fn builder(silence: Duration, redirects: Policy) -> ClientBuilder {
+fn builder(silence: Duration, redirects: Policy) -> Result<ClientBuilder, DownloadError> {
     // Fails when it was installed before, which is as good.
     let _installed_before = rustls::crypto::ring::default_provider().install_default();
-    Client::builder()
+    let builder = Client::builder()
+        .no_proxy()
         .user_agent(concat!("forge/", env!("CARGO_PKG_VERSION")))
         .connect_timeout(Duration::from_secs(30))
         .timeout(silence)
         .tcp_keepalive(Duration::from_secs(30))
-        .redirect(redirects)
+        .redirect(redirects);
+    let proxies = proxies::proxies(|name| std::env::var(name).ok())?;
+    Ok(proxies.into_iter().fold(builder, ClientBuilder::proxy))
 }
 
 impl Downloads {
@@ -172,7 +187,7 @@ impl Downloads {
     /// # Errors
     /// The machine's certificate roots cannot be used.
     pub fn new() -> Result<Downloads, DownloadError> {
-        builder(SILENCE, Policy::limited(REDIRECTS))
+        builder(SILENCE, Policy::limited(REDIRECTS))?
             .build()
             .map(|client| Downloads { client })
             .map_err(DownloadError::Client)

@@ -175,6 +175,15 @@ pub enum Event {
         /// The repository that knows it.
         repository: String,
     },
+    /// A tag named another image before.
+    Moved {
+        /// The registry with the repository and the tag.
+        reference: String,
+        /// What it named when the push began.
+        from: Digest,
+        /// What it names now.
+        to: Digest,
+    },
     /// The image was written somewhere.
     Written {
         /// Where: a file, a folder, a reference.

@@ -8,8 +8,9 @@ use clap::Args;
 
 use super::app::{App, AppArguments};
 use super::failure::Failure;
+use super::registries::Tags;
 use super::{Common, interrupt, view};
-use crate::registry::Reference;
+use crate::registry::{Expected, Reference};
 use crate::sandbox::Running;
 
 #[derive(Clone, Debug, Args)]
@@ -20,6 +21,10 @@ pub(super) struct PushArguments {
     /// Where to, and under which name: REGISTRY/NAME:TAG; may be given several times
     #[arg(long, short, value_name = "REFERENCE", required = true)]
     tag: Vec<String>,
+    /// Push only over this image: refuse when a tag names another one, or with `none`, when it is
+    /// there at all. Looked up before the push and right before each tag is moved
+    #[arg(long, value_name = "DIGEST|none")]
+    if_match: Option<Expected>,
 }
 
 /// Pushes the image that the app's last build made, and prints its digest.
@@ -40,7 +45,9 @@ pub(super) fn push(common: &Common, arguments: &PushArguments) -> Result<ExitCod
         };
         let image = app.kept()?.ok_or_else(not_built)?;
         let elsewhere = app.elsewhere(&image, &events)?;
-        app.push(&image, None, elsewhere.as_ref(), &tags, &events)?;
+        let expected = arguments.if_match.unwrap_or(Expected::Anything);
+        let to = Tags { tags: &tags, expected };
+        app.push_to(&to, &image, None, elsewhere.as_ref(), &events)?;
         Ok(image.digest)
     })?;
     if !common.json {

@@ -15,7 +15,7 @@ use crate::digest::Digest;
 use crate::event::{Event, Events};
 use crate::image::Image;
 use crate::registry::{
-    Access, Credentials, Push, Reason, Reference, RegistryError, Right, Settings,
+    Access, Credentials, Expected, Push, Reason, Reference, RegistryError, Right, Settings,
 };
 
 /// Where docker and podman keep certificates of registries on the machine.
@@ -35,6 +35,13 @@ pub(super) fn access(user: &UserSettings) -> Result<Arc<Access>, RegistryError> 
     })))
 }
 
+/// Where an image is pushed to.
+pub(super) struct Tags<'t> {
+    pub(super) tags: &'t [Reference],
+    /// What they must name now.
+    pub(super) expected: Expected,
+}
+
 impl App {
     /// Sends the image to all the registries that the tags name. Layers of the image under it,
     /// and those that the cache has, are taken from where they are, if that is the same
@@ -47,8 +54,20 @@ impl App {
         tags: &[Reference],
         events: &Events,
     ) -> Result<(), Failure> {
+        self.push_to(&Tags { tags, expected: Expected::Anything }, image, base, cache, events)
+    }
+
+    /// As [`App::push`], if the tags name what is expected.
+    pub(super) fn push_to(
+        &self,
+        to: &Tags<'_>,
+        image: &Image,
+        base: Option<&FoundBase>,
+        cache: Option<&SharedCache<'_>>,
+        events: &Events,
+    ) -> Result<(), Failure> {
         let access = self.access()?;
-        for (repository, tags) in by_repository(tags) {
+        for (repository, tags) in by_repository(to.tags) {
             let mut origins = cache.map(|cache| cache.origins(&repository)).unwrap_or_default();
             for base in base.into_iter().filter(|base| base.reference().host == repository.host) {
                 for digest in base.layers() {
@@ -63,14 +82,15 @@ impl App {
                 _ if cache.is_some_and(|cache| cache.bring(image, digest)) => Ok(()),
                 _ => Err(Box::from("nobody has it")),
             };
-            access.repository(&repository)?.push(&Push {
+            let push = Push {
                 image,
                 store: &self.store,
                 tags: &tags,
                 origins: &origins,
                 bring: &bring,
                 events,
-            })?;
+            };
+            access.repository(&repository)?.push_over(to.expected, &push)?;
             self.note_place(image, &repository)?;
             for tag in tags {
                 let to = Reference { tag, ..repository.clone() }.to_string();
@@ -124,6 +144,9 @@ impl From<&RegistryError> for Failure {
                 &digest.hex()[..2],
                 digest.hex()
             )),
+            RegistryError::Unexpected { .. } => failure.advise(
+                "somebody else has pushed under this tag: look at what it names now, then push over that, or without `--if-match` over anything",
+            ),
             RegistryError::Unreachable { .. } => unreachable_registry(failure),
             RegistryError::Store(_) => Failure { kind: Kind::App, ..failure },
             _ => failure,
@@ -183,6 +206,8 @@ fn unreachable_registry(failure: Failure) -> Failure {
         "see what the certificate of the registry says, and what this machine's clock says; certificates of our own go to `/etc/docker/certs.d/HOST:PORT/`"
     } else if has(&["InvalidContentType", "corrupt message"]) {
         "it does not speak TLS: if that is meant to be so, add it to `[registry] insecure` in the settings"
+    } else if has(&["proxy authorization"]) {
+        "the proxy wants a password, or another one: `HTTPS_PROXY=http://USER:PASSWORD@HOST:PORT`"
     } else if has(&["redirect"]) {
         "the registry sends us where forge does not follow: this is for its administrator to see"
     } else {

@@ -258,6 +258,9 @@ fn lines(event: &Event) -> Vec<String> {
         Event::ImageKnown { repository } => {
             vec![format!("nothing has changed: {repository} has the image")]
         }
+        Event::Moved { reference, from, .. } => {
+            vec![format!("moved {reference}, which named {from}")]
+        }
         Event::Written { to } => vec![format!("wrote {to}")],
         Event::Finished(summary) => finished(summary),
         _ => Vec::new(),

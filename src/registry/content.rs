@@ -1,7 +1,7 @@
 //! Where the bytes of an upload come from: memory, or the store.
 
 use std::fs::File;
-use std::io::{self, Read, Seek, SeekFrom};
+use std::io::{self, BufReader, Read, Seek, SeekFrom};
 use std::sync::Arc;
 
 use reqwest::blocking::Body;
@@ -14,6 +14,8 @@ use crate::store::{Store, StoreError};
 /// Parts of blobs up to this length are read into memory: then a refusal that comes before all
 /// was sent is heard, where a stream only breaks.
 const IN_MEMORY: u64 = 4 << 20;
+/// Files are read in pieces of this length; reqwest asks for 8 KiB at a time.
+const PIECE: usize = 256 << 10;
 /// Hears how many bytes of a blob have been sent.
 pub type Told = Arc<dyn Fn(u64) + Send + Sync>;
 
@@ -49,8 +51,9 @@ impl Content<'_> {
                 file.seek(SeekFrom::Start(from)).map_err(failed)?;
                 let mut part = file.take(length);
                 if length > IN_MEMORY {
+                    let inner = BufReader::with_capacity(PIECE, part);
                     let told = Arc::clone(told);
-                    return Ok(Body::sized(Watched { inner: part, done: from, told }, length));
+                    return Ok(Body::sized(Watched { inner, done: from, told }, length));
                 }
                 let mut bytes = Vec::new();
                 part.read_to_end(&mut bytes).map_err(failed)?;
@@ -88,9 +91,10 @@ impl Content<'_> {
     }
 }
 
-/// A body that tells how much of it was read.
+/// A body that tells how much of it was read: with each piece of the file, as who is told has
+/// better things to do than to hear of each 8 KiB.
 struct Watched {
-    inner: io::Take<File>,
+    inner: BufReader<io::Take<File>>,
     done: u64,
     told: Told,
 }
@@ -99,7 +103,9 @@ impl Read for Watched {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let length = self.inner.read(buffer)?;
         self.done += length as u64;
-        (self.told)(self.done);
+        if self.inner.buffer().is_empty() {
+            (self.told)(self.done);
+        }
         Ok(length)
     }
 }

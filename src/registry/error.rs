@@ -3,7 +3,7 @@
 
 use std::fmt;
 use std::io::{self, Read};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use reqwest::blocking::Response;
 use thiserror::Error;
@@ -112,6 +112,16 @@ pub enum RegistryError {
         wanted: Digest,
         /// The registry's answer.
         refusal: Box<Refusal>,
+    },
+    /// A tag that names something else than it must for this push.
+    #[error("`{reference}` names {}, not {}", image(*found), image(*expected))]
+    Unexpected {
+        /// The registry with the repository and the tag.
+        reference: String,
+        /// What it names, if it is there.
+        found: Option<Digest>,
+        /// What it should have named; `None` when it should not be there.
+        expected: Option<Digest>,
     },
     /// An image that forge cannot take.
     #[error("the image `{image}` of `{registry}` cannot be used")]
@@ -238,11 +248,23 @@ impl Refusal {
         }
     }
 
-    pub(super) fn read(response: Response, wait: Option<Duration>) -> Refusal {
+    /// Reads a refusal for at most `patience`, and a last time as long: an answer that breaks
+    /// off, or never ends, still has a status.
+    pub(super) fn read(
+        mut response: Response,
+        wait: Option<Duration>,
+        patience: Duration,
+    ) -> Refusal {
         let status = response.status().as_u16();
+        let started = Instant::now();
         let mut bytes = Vec::new();
-        // An answer that breaks off still has a status.
-        let _as_much_as_came = response.take(MESSAGE_LIMIT).read_to_end(&mut bytes);
+        let mut piece = [0; 4096];
+        while bytes.len() < MESSAGE_LIMIT as usize && started.elapsed() < patience {
+            match response.read(&mut piece) {
+                Ok(0) | Err(_) => break,
+                Ok(length) => bytes.extend(&piece[..length]),
+            }
+        }
         let (codes, message) = message(&String::from_utf8_lossy(&bytes));
         Refusal { status, codes, message, wait }
     }
@@ -259,6 +281,11 @@ impl fmt::Display for Refusal {
             None => Ok(()),
         }
     }
+}
+
+/// What a tag names, in a sentence.
+fn image(named: Option<Digest>) -> String {
+    named.map_or_else(|| "nothing".to_owned(), |digest| digest.to_string())
 }
 
 /// Each error with its causes, on one line.

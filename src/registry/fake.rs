@@ -7,6 +7,7 @@ use std::net::{TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use crate::digest::Digest;
 
@@ -54,11 +55,25 @@ pub(super) struct Answer {
     cut: Option<usize>,
     /// So many bytes of the request's body are read, and nothing is answered.
     hang_up: Option<usize>,
+    slow: Slow,
+}
+
+/// How somebody takes their time.
+#[derive(Clone, Copy, Debug, Default)]
+struct Slow {
+    /// Bytes of the answer's body that are sent one by one, each after a pause.
+    drips: (usize, Duration),
+    /// Bytes of the request's body that are read at once, each time after a pause; then all is
+    /// as usual.
+    sips: (usize, Duration),
+    /// So long the connection stays open after the answer.
+    held: Duration,
 }
 
 impl Answer {
     pub(super) fn status(status: u16) -> Answer {
-        Answer { status, headers: Vec::new(), body: Vec::new(), cut: None, hang_up: None }
+        let (headers, body) = (Vec::new(), Vec::new());
+        Answer { status, headers, body, cut: None, hang_up: None, slow: Slow::default() }
     }
 
     pub(super) fn ok(body: &[u8]) -> Answer {
@@ -86,6 +101,33 @@ impl Answer {
         Answer { hang_up: Some(after), ..Answer::status(500) }
     }
 
+    /// Sends the first bytes of the body one by one, each after a pause.
+    pub(super) fn dripping(mut self, bytes: usize, pause: Duration) -> Answer {
+        self.slow.drips = (bytes, pause);
+        self
+    }
+
+    /// Leaves the connection open when all is sent.
+    pub(super) fn held(mut self, time: Duration) -> Answer {
+        self.slow.held = time;
+        self
+    }
+
+    /// Reads the request's body in pieces of so many bytes, each after a pause; only for answers
+    /// before the body is read, and then the usual answer is given.
+    pub(super) fn sipping(bytes: usize, pause: Duration) -> Answer {
+        let slow = Slow { sips: (bytes, pause), ..Slow::default() };
+        Answer { slow, ..Answer::status(500) }
+    }
+
+    /// A body of unknown length, which ends where it is said to end, or just with the connection.
+    pub(super) fn chunked(self, ended: bool) -> Answer {
+        let mut body = format!("{:x}\r\n", self.body.len()).into_bytes();
+        body.extend(&self.body);
+        body.extend(if ended { &b"\r\n0\r\n\r\n"[..] } else { b"\r\n" });
+        Answer { body, ..self }.with("Transfer-Encoding", "chunked")
+    }
+
     /// An error document.
     pub(super) fn error(status: u16, code: &str) -> Answer {
         let text = format!(r#"{{"errors":[{{"code":"{code}","message":"said so"}}]}}"#);
@@ -99,7 +141,8 @@ impl Answer {
 
     fn send(&self, stream: &mut TcpStream, is_head: bool) -> std::io::Result<()> {
         let mut head = format!("HTTP/1.1 {} -\r\nConnection: close\r\n", self.status);
-        if !self.headers.iter().any(|(name, _)| name == "Content-Length") {
+        let lengths = ["Content-Length", "Transfer-Encoding"];
+        if !self.headers.iter().any(|(name, _)| lengths.contains(&name.as_str())) {
             head.push_str(&format!("Content-Length: {}\r\n", self.body.len()));
         }
         for (name, value) in &self.headers {
@@ -110,7 +153,16 @@ impl Answer {
         if is_head {
             return Ok(());
         }
-        stream.write_all(&self.body[..self.cut.unwrap_or(self.body.len())])
+        let body = &self.body[..self.cut.unwrap_or(self.body.len())];
+        let (drips, pause) = self.slow.drips;
+        let (drips, rest) = body.split_at(drips.min(body.len()));
+        for byte in drips {
+            std::thread::sleep(pause);
+            stream.write_all(&[*byte])?;
+        }
+        stream.write_all(rest)?;
+        std::thread::sleep(self.slow.held);
+        Ok(())
     }
 }
 
@@ -234,17 +286,25 @@ fn serve(mut stream: TcpStream, seen: &Mutex<Vec<Request>>, early: &Early, answe
     let is_head = request.method == "HEAD";
     let length = request.header("content-length").and_then(|text| text.parse().ok());
     // A client that has gone does not mind.
+    let mut sips = (usize::MAX, Duration::ZERO);
     if let Some(answer) = early(&request) {
-        if let Some(after) = answer.hang_up {
+        if answer.slow.sips.0 > 0 {
+            sips = answer.slow.sips;
+        } else if let Some(after) = answer.hang_up {
             let _read = reader.read_exact(&mut vec![0; after]);
         } else {
             let _sent = answer.send(&mut stream, is_head);
         }
-        return;
+        if sips.1.is_zero() {
+            return;
+        }
     }
     request.body = vec![0; length.unwrap_or_default()];
-    if reader.read_exact(&mut request.body).is_err() {
-        return;
+    for piece in request.body.chunks_mut(sips.0) {
+        std::thread::sleep(sips.1);
+        if reader.read_exact(piece).is_err() {
+            return;
+        }
     }
     let answer = answers(&request);
     if answer.hang_up.is_none() {

@@ -39,7 +39,8 @@ impl Repository {
                 new.write_all(bytes)
             };
             match self.piece(task, blob, before, &mut write)? {
-                None if done == blob.size => break,
+                // However it ended: after the last byte there is nothing to go on with.
+                _ if done == blob.size => break,
                 broken => {
                     attempt = if done - before >= GAIN { 1 } else { attempt + 1 };
                     if attempt > TRIES {

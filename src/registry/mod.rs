@@ -46,7 +46,7 @@ pub use error::{Reason, Refusal, RegistryError, Right};
 pub use index::Member;
 pub use manifest::{Descriptor, ManifestError, Platform};
 pub use pull::{Resolved, Source};
-pub use push::{Bring, Push};
+pub use push::{Bring, Expected, Push};
 pub use reference::Reference;
 pub use repository::{Document, Name, Repository};
 pub use upload::{Blob, Sent};

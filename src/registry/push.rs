@@ -5,12 +5,16 @@
 //!   a manifest is made of.
 //! - A registry that has lost a blob since it was asked for it (garbage collection, storage that
 //!   lags behind) says so of the manifest; then all are looked for again.
+//! - A tag that is moved is told of. Who says what it must name for that is refused when it
+//!   names something else; as registries cannot compare and put in one step, another push
+//!   between the last look and the put is not noticed.
 //! - Whether a tag may move is the registry's to say; when it may not, and names this image, all
 //!   is well.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::error::Error;
 use std::io;
+use std::str::FromStr;
 use std::sync::Arc;
 
 use rayon::prelude::*;
@@ -22,7 +26,7 @@ use super::repository::{MANIFEST_LIMIT, Name};
 use super::upload::{Blob, Sent};
 use super::wire::header;
 use super::{RegistryError, Repository};
-use crate::digest::Digest;
+use crate::digest::{Digest, DigestError};
 use crate::event::{Event, Events};
 use crate::image::Image;
 use crate::store::Store;
@@ -51,6 +55,29 @@ pub struct Push<'a> {
     pub events: &'a Events,
 }
 
+/// What tags must name for them to be moved.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Expected {
+    /// Whatever they name.
+    Anything,
+    /// They must not be there yet.
+    Nothing,
+    /// This image.
+    Image(Digest),
+}
+
+impl FromStr for Expected {
+    type Err = DigestError;
+
+    /// Accepts `none` and digests.
+    fn from_str(text: &str) -> Result<Expected, DigestError> {
+        match text {
+            "none" => Ok(Expected::Nothing),
+            digest => digest.parse().map(Expected::Image),
+        }
+    }
+}
+
 /// One blob of an image.
 struct Part<'p> {
     what: &'p str,
@@ -64,13 +91,22 @@ impl Repository {
     /// # Errors
     /// See [`RegistryError`]; no tag is touched before all else went well.
     pub fn push(&self, push: &Push<'_>) -> Result<(), RegistryError> {
+        self.push_over(Expected::Anything, push)
+    }
+
+    /// As [`Repository::push`], if all tags name what is expected, or this image: that is looked
+    /// up before anything is sent, and for each tag again right before it is put.
+    ///
+    /// # Errors
+    /// See [`RegistryError`]; [`RegistryError::Unexpected`] when a tag names something else.
+    pub fn push_over(&self, expected: Expected, push: &Push<'_>) -> Result<(), RegistryError> {
         let image = push.image;
         let mut tags = Vec::new();
         for tag in push.tags {
-            if self.names(tag, &image.digest)? {
-                continue;
+            let found = self.found(tag, expected, &image.digest)?;
+            if found != Some(image.digest) {
+                tags.push((tag, found));
             }
-            tags.push(tag);
         }
         let parts = parts(push);
         let told = |what: &str, sent| {
@@ -84,16 +120,19 @@ impl Repository {
         } else {
             self.send_parts(&parts, push.events, &told)?;
         }
-        let by_digest = Name::Digest(&image.digest);
-        let names = tags.iter().map(|tag| Name::Tag(tag));
+        let by_digest = (Name::Digest(&image.digest), None);
+        let names = tags.iter().map(|(tag, found)| (Name::Tag(tag), *found));
         // With several tags, the first one shall not be the only one because of a manifest that
         // the registry does not take.
-        let names: Vec<Name<'_>> = match tags.len() {
+        let names: Vec<(Name<'_>, Option<Digest>)> = match tags.len() {
             0 | 1 => names.collect(),
             _ => [by_digest].into_iter().chain(names).collect(),
         };
         let mut repairs = 0;
-        for name in names {
+        for (name, mut found) in names {
+            if let (Name::Tag(tag), true) = (name, expected != Expected::Anything) {
+                found = self.found(tag, expected, &image.digest)?;
+            }
             loop {
                 match self.put_manifest(name, image.media_types.manifest(), &image.manifest) {
                     Ok(_) => break,
@@ -111,17 +150,44 @@ impl Repository {
                     Err(error) => return Err(error),
                 }
             }
+            if let Some(from) = found.filter(|found| *found != image.digest) {
+                let reference = format!("{self}:{name}");
+                push.events.send(Event::Moved { reference, from, to: image.digest });
+            }
         }
         Ok(())
     }
 
-    /// Whether the tag, or digest, names the manifest. Who may not look may still be allowed to push.
+    /// Whether the tag, or digest, names the manifest.
     fn names(&self, tag: &str, digest: &Digest) -> Result<bool, RegistryError> {
-        match self.tagged_with(Right::Push, tag) {
-            Ok(found) => Ok(found == Some(*digest)),
-            Err(RegistryError::Refused { .. } | RegistryError::Protocol { .. }) => Ok(false),
-            Err(error) => Err(error),
+        Ok(self.found(tag, Expected::Anything, digest)? == Some(*digest))
+    }
+
+    /// What the tag, or digest, names; an error when that is neither expected nor wanted. Who may
+    /// not look may still be allowed to push, as long as nothing special is expected.
+    fn found(
+        &self,
+        tag: &str,
+        expected: Expected,
+        wanted: &Digest,
+    ) -> Result<Option<Digest>, RegistryError> {
+        let found = match self.tagged_with(Right::Push, tag) {
+            Err(RegistryError::Refused { .. } | RegistryError::Protocol { .. })
+                if expected == Expected::Anything =>
+            {
+                None
+            }
+            other => other?,
+        };
+        let expected = match expected {
+            Expected::Anything => return Ok(found),
+            Expected::Nothing => None,
+            Expected::Image(digest) => Some(digest),
+        };
+        if found == expected || found == Some(*wanted) {
+            return Ok(found);
         }
+        Err(RegistryError::Unexpected { reference: format!("{self}:{tag}"), found, expected })
     }
 
     fn send_parts(

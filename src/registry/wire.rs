@@ -100,7 +100,8 @@ impl Repository {
         }
     }
 
-    /// Nobody listens at a mirror, and others can be asked; or who listens is not who we want.
+    /// Nobody listens at a mirror, and others can be asked; or who listens is not who we want, or
+    /// does not want us.
     fn is_hopeless(&self, error: &reqwest::Error) -> bool {
         let mut text = String::new();
         let mut next: Option<&dyn std::error::Error> = Some(error);
@@ -110,7 +111,9 @@ impl Repository {
         }
         (self.is_mirror && error.is_connect())
             || error.is_redirect()
-            || ["certificate", "InvalidContentType"].iter().any(|word| text.contains(word))
+            || ["certificate", "InvalidContentType", "proxy authorization"]
+                .iter()
+                .any(|word| text.contains(word))
     }
 
     /// One try, and the token that it was made with.
@@ -259,7 +262,7 @@ impl Repository {
             action: task.action.clone(),
             repository: self.to_string(),
             right: task.right,
-            refusal: Box::new(Refusal::read(response, wait)),
+            refusal: Box::new(Refusal::read(response, wait, self.pace.silence)),
         }
     }
 

@@ -196,3 +196,55 @@ fn docker_and_skopeo_take_it() {
     let zstd = ["--media-types", "docker", "--compression", "zstd"];
     refused(&forge, &zstd, 2, "have no name for zstd");
 }
+
+#[test]
+fn a_push_over_something_else() {
+    if !have(&["docker-registry", "htpasswd", "skopeo", "setpriv"]) || !need_root() {
+        return;
+    }
+    let (store, app, digest) = warm();
+    let folder = folder("over");
+    let (_registry, port) = registry(&folder);
+    let tag = |name: &str| format!("127.0.0.1:{port}/team/logbook:{name}");
+    let auth = format!("{{\"127.0.0.1:{port}\":\"Basic dXNlcjpzZWNyZXQ=\"}}");
+    let forge = Forge::new(store).with("CNB_REGISTRY_AUTH", &auth);
+    let app = app.display().to_string();
+    let push = |name: &str, more: &[&str]| {
+        let tag = tag(name);
+        let words = ["push", &app, "--tag", &tag];
+        let output = forge.run(&[&words, more].concat());
+        (output.status.code(), text(&output.stderr))
+    };
+    let at = |name: &str| {
+        let source = format!("docker://{}", tag(name));
+        let words = ["inspect", "--tls-verify=false", "--creds", "user:secret", "--format"];
+        let mut command = Command::new("skopeo");
+        let output = command.args(words).args(["{{.Digest}}", &source]).output().unwrap();
+        output.status.success().then(|| text(&output.stdout).trim_end().to_owned())
+    };
+
+    // One that is not there.
+    let nobody = format!("sha256:{}", "0".repeat(64));
+    let (code, words) = push("v1", &["--if-match", &nobody]);
+    assert!(code == Some(4) && words.contains(&format!("names nothing, not {nobody}")), "{words}");
+    assert_eq!(at("v1"), None);
+    let (code, words) = push("v1", &["--if-match", "none"]);
+    assert!(code == Some(0) && !words.contains("moved"), "{words}");
+    assert_eq!(at("v1").as_ref(), Some(digest));
+
+    // Another image, made of the same layers.
+    ok(Command::new("skopeo")
+        .args(["copy", "--src-tls-verify=false", "--dest-tls-verify=false", "--format", "v2s2"])
+        .args(["--src-creds", "user:secret", "--dest-creds", "user:secret"])
+        .args(["v1", "v2"].map(|name| format!("docker://{}", tag(name)))));
+    let other = at("v2").unwrap();
+    assert_ne!(other, *digest);
+    let (code, words) = push("v2", &["--if-match", "none"]);
+    assert!(code == Some(4) && words.contains(&format!("names {other}, not nothing")), "{words}");
+    assert_eq!(at("v2").as_ref(), Some(&other));
+    let (code, words) = push("v2", &["--if-match", &other]);
+    let moved = format!("moved {}, which named {other}", tag("v2"));
+    assert!(code == Some(0) && words.contains(&moved), "{words}");
+    assert_eq!(at("v2").as_ref(), Some(digest));
+    assert_eq!(push("v2", &["--if-match", "latest"]).0, Some(2));
+}

@@ -74,13 +74,15 @@ struct Bench {
     store: Store,
     mirrors: Vec<String>,
     docker_config: &'static str,
+    silence: Duration,
 }
 
 impl Bench {
     fn new() -> Bench {
         let folder = tempfile::tempdir().expect("a folder");
         let store = Store::open(&folder.path().join("store")).expect("a store");
-        Bench { folder, store, mirrors: Vec::new(), docker_config: "{}" }
+        let silence = Duration::from_secs(20);
+        Bench { folder, store, mirrors: Vec::new(), docker_config: "{}", silence }
     }
 
     fn source(&self, host: &str, rest: &str) -> Result<Source, RegistryError> {
@@ -95,7 +97,7 @@ impl Bench {
             mirrors: BTreeMap::from([(host.to_owned(), self.mirrors.clone())]),
             certificates: Vec::new(),
         });
-        let pace = Pace { silence: Duration::from_secs(20), pause: Duration::from_millis(5) };
+        let pace = Pace { silence: self.silence, pause: Duration::from_millis(5) };
         Source::open(&reference, &access.at_pace(pace))
     }
 
@@ -316,6 +318,77 @@ fn broken_off_for_ever() {
     let fake = odd(|_, bytes| Answer::ok(bytes).cut(100));
     Bench::new().fails(&fake.host, "broke off when asked to fetch blob");
     assert_eq!(fake.count(&first_blob()), TRIES as usize);
+}
+
+/// Docker's registry says of a range after the end that the answer is as long as the blob, sends
+/// nothing of it, and ends the connection; another one may leave it open.
+#[test]
+fn past_the_end() {
+    let (closed, open) = (Duration::ZERO, Duration::from_secs(10));
+    for held in [closed, open] {
+        // Less than there should be, and nobody says so.
+        let fake = odd(move |request, bytes| match range(request) {
+            None => Answer::ok(&bytes[..120_000]).chunked(true),
+            Some(from) => Answer::status(416)
+                .with("Content-Length", &bytes.len().to_string())
+                .with("Content-Range", &format!("bytes */{from}"))
+                .held(held),
+        });
+        let bench = Bench { silence: Duration::from_millis(300), ..Bench::new() };
+        let started = Instant::now();
+        bench.fails(&fake.host, "refused to fetch blob");
+        assert!(started.elapsed() < Duration::from_secs(5), "{:?}", started.elapsed());
+        let ranges: Vec<Option<usize>> = fake
+            .seen()
+            .iter()
+            .filter(|request| request.path.ends_with(&first_blob()))
+            .map(range)
+            .collect();
+        assert_eq!(ranges, [None, Some(120_000)]);
+    }
+    // All of it, and then a break: there is nothing left to ask for.
+    let fake = odd(|request, bytes| match range(request) {
+        None => Answer::ok(bytes).chunked(false),
+        Some(_) => Answer::status(416),
+    });
+    Bench::new().pulls(&fake.host);
+    assert_eq!(fake.count(&first_blob()), 1);
+}
+
+/// A refusal that never ends is a refusal.
+#[test]
+fn drips_of_a_refusal() {
+    let pause = Duration::from_millis(100);
+    let fake = odd(move |_, _| Answer::ok(&[b'x'; 1000]).code(403).dripping(1000, pause));
+    let bench = Bench { silence: Duration::from_millis(500), ..Bench::new() };
+    let started = Instant::now();
+    bench.fails(&fake.host, "403 xx");
+    assert!(started.elapsed() < Duration::from_secs(5), "{:?}", started.elapsed());
+}
+
+#[test]
+fn drips() {
+    let silence = Duration::from_millis(500);
+    // Slowly, and in all much longer than silence may be: it lives.
+    let fake = odd(|_, bytes| Answer::ok(bytes).dripping(30, Duration::from_millis(50)));
+    let bench = Bench { silence, ..Bench::new() };
+    let started = Instant::now();
+    bench.pulls(&fake.host);
+    assert!(started.elapsed() > 2 * silence, "{:?}", started.elapsed());
+    assert_eq!(fake.count(&first_blob()), 1);
+    // Nothing more: it goes on in a new connection.
+    let fake = odd(|request, bytes| match range(request) {
+        None => Answer::ok(bytes).cut(120_000).held(Duration::from_secs(10)),
+        Some(from) => {
+            let range = format!("bytes {from}-{}/{}", bytes.len() - 1, bytes.len());
+            Answer::ok(&bytes[from..]).code(206).with("Content-Range", &range)
+        }
+    });
+    let bench = Bench { silence, ..Bench::new() };
+    let started = Instant::now();
+    bench.pulls(&fake.host);
+    assert!(started.elapsed() < Duration::from_secs(5), "{:?}", started.elapsed());
+    assert_eq!(fake.count(&first_blob()), 2);
 }
 
 #[test]

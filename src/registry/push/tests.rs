@@ -58,6 +58,17 @@ impl Bench {
         tags: &[&str],
         bring: &Bring<'_>,
     ) -> Result<(), RegistryError> {
+        self.push_over(fake, tags, bring, Expected::Anything).0
+    }
+
+    /// And the tags that were moved, with what they named before.
+    fn push_over(
+        &self,
+        fake: &Fake,
+        tags: &[&str],
+        bring: &Bring<'_>,
+        expected: Expected,
+    ) -> (Result<(), RegistryError>, Vec<(String, Digest)>) {
         let access = Access::new(Settings {
             credentials: Credentials::default(),
             insecure: Vec::new(),
@@ -66,16 +77,26 @@ impl Bench {
         });
         let pace = Pace { silence: Duration::from_secs(20), pause: Duration::from_millis(2) };
         let reference = format!("{}/team/app:v1", fake.host).parse().expect("a reference");
-        let (sender, _events) = std::sync::mpsc::channel();
+        let (sender, events) = std::sync::mpsc::channel();
         let tags: Vec<String> = tags.iter().map(|&tag| tag.to_owned()).collect();
-        access.at_pace(pace).repository(&reference)?.push(&Push {
-            image: &self.image,
-            store: &self.store,
-            tags: &tags,
-            origins: &BTreeMap::new(),
-            bring,
-            events: &Events::new(sender),
-        })
+        let pushed = access.at_pace(pace).repository(&reference).expect("opens").push_over(
+            expected,
+            &Push {
+                image: &self.image,
+                store: &self.store,
+                tags: &tags,
+                origins: &BTreeMap::new(),
+                bring,
+                events: &Events::new(sender),
+            },
+        );
+        let moved = events.iter().filter_map(|event| match event {
+            Event::Moved { reference, from, to } if to == self.image.digest => {
+                Some((reference.rsplit('/').next()?.to_owned(), from))
+            }
+            _ => None,
+        });
+        (pushed, moved.collect())
     }
 
     fn fails(&self, fake: &Fake, tags: &[&str]) -> String {
@@ -344,4 +365,78 @@ fn layers_that_are_elsewhere() {
         error.contains(&format!("could not fetch {digest} in order to push it: no such")),
         "{error}"
     );
+}
+
+#[test]
+fn tags_that_are_moved() {
+    let (kept, one, two) = (Shared::default(), Bench::new("1"), Bench::new("2"));
+    let fake = plain(&kept);
+    let push = |bench: &Bench, expected| {
+        let (pushed, moved) = bench.push_over(&fake, &["v1"], &|_| Ok(()), expected);
+        (pushed.map_err(|error| told(&[error])), moved)
+    };
+    // A new one, the same again, and another.
+    assert_eq!(push(&one, Expected::Anything), (Ok(()), vec![]));
+    assert_eq!(push(&one, Expected::Anything), (Ok(()), vec![]));
+    let from_one = vec![("app:v1".to_owned(), one.image.digest)];
+    assert_eq!(push(&two, Expected::Anything), (Ok(()), from_one.clone()));
+
+    // Over what it does not name: nothing is sent.
+    let three = Bench::new("3");
+    for (expected, shown) in [
+        (Expected::Nothing, "nothing".to_owned()),
+        (Expected::Image(one.image.digest), one.image.digest.to_string()),
+    ] {
+        let before = fake.seen().len();
+        let words = format!("/team/app:v1` names {}, not {shown}", two.image.digest);
+        let (pushed, moved) = push(&three, expected);
+        let error = pushed.expect_err("refused");
+        assert!(error.ends_with(&words) && moved.is_empty(), "{error}");
+        assert_eq!(fake.kinds()[before..], ["HEAD manifests"]);
+        // What is there already is well, whatever was expected.
+        assert_eq!(push(&two, expected), (Ok(()), vec![]));
+    }
+    let from_two = vec![("app:v1".to_owned(), two.image.digest)];
+    assert_eq!(push(&three, Expected::Image(two.image.digest)), (Ok(()), from_two));
+    let (pushed, _) = three.push_over(&fake, &["v2"], &|_| Ok(()), Expected::Nothing);
+    assert_eq!(pushed.map_err(|error| told(&[error])), Ok(()));
+    assert_eq!(tag(&kept, "v2"), Some(three.image.digest));
+}
+
+/// Another one is quicker: it moves the tag while the blobs of this one are on their way.
+#[test]
+fn tags_that_another_one_moves_meanwhile() {
+    let (kept, one, two) = (Shared::default(), Bench::new("1"), Bench::new("2"));
+    let (quicker, at) = (two.image.manifest.clone(), Arc::clone(&kept));
+    let fake = Fake::registry(
+        &kept,
+        |_| None,
+        move |request, answer| {
+            if request.kind() == "PUT uploads" {
+                let named = (crate::image::MANIFEST_TYPE.to_owned(), quicker.clone());
+                let name = ("team/app".to_owned(), "v1".to_owned());
+                at.lock().expect("kept").manifests.insert(name, named);
+            }
+            answer
+        },
+    );
+    let error = one.push_over(&fake, &["v1"], &|_| Ok(()), Expected::Nothing).0;
+    let error = told(&[error.expect_err("refused")]);
+    assert!(error.ends_with(&format!("names {}, not nothing", two.image.digest)), "{error}");
+    assert_eq!(tag(&kept, "v1"), Some(two.image.digest));
+    assert_eq!(fake.kind("PUT manifests"), 0);
+    // Who has no expectations wins.
+    one.push(&fake, &["v1"]).expect("pushes");
+    assert_eq!(tag(&kept, "v1"), Some(one.image.digest));
+
+    // Who may not look at tags cannot expect anything of them.
+    let blind = Fake::registry(
+        &kept,
+        |request| (request.kind() == "HEAD manifests").then(|| Answer::status(403)),
+        |request, answer| {
+            if request.kind() == "GET manifests" { Answer::status(403) } else { answer }
+        },
+    );
+    assert!(two.push_over(&blind, &["v1"], &|_| Ok(()), Expected::Nothing).0.is_err());
+    assert_eq!(blind.kind("POST uploads"), 0);
 }

@@ -488,3 +488,27 @@ fn a_registry_that_stops_reading() {
     assert!(matches!(error, RegistryError::Unreachable { .. }), "{error}");
     assert!(started.elapsed() < Duration::from_secs(3), "{:?}", started.elapsed());
 }
+
+/// What is read of an upload is not seen on this side: so much time there is for all of it.
+#[test]
+fn a_registry_that_drips() {
+    let pace = Pace { silence: Duration::from_millis(300), pause: Duration::from_millis(2) };
+    let sent = |length: usize, bytes: usize, pause: Duration| {
+        let kept = Shared::default();
+        let sips = move |request: &Request| {
+            let first = request.kind() == "PUT uploads" && request.nth == 0;
+            first.then(|| Answer::sipping(bytes, pause))
+        };
+        let fake = Fake::registry(&kept, sips, same);
+        let started = Instant::now();
+        let sent = open(&fake.host, pace).write_blob(&vec![b'x'; length]).map_err(|e| told(&[e]));
+        assert_eq!(sent, Ok(Sent::Uploaded(length as u64)));
+        (fake.kind("PUT uploads"), started.elapsed())
+    };
+    // 64 KiB have four seconds more; it takes one.
+    let (puts, time) = sent(64 << 10, 1 << 10, Duration::from_millis(16));
+    assert!(puts == 1 && time > 3 * pace.silence, "{puts} {time:?}");
+    // It reads all the time, and would go on to do so for twenty seconds.
+    let (puts, time) = sent(1000, 1, Duration::from_millis(20));
+    assert!(puts == 2 && time < Duration::from_secs(5), "{puts} {time:?}");
+}
