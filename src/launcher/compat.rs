@@ -27,6 +27,7 @@ use std::process::Command;
 use crate::eligible;
 use crate::environment::Environment;
 use crate::execd::{self, ExecError};
+use crate::handles;
 use crate::layers::{self, Layers, Part, Unreadable};
 use crate::profile::{self, Mode};
 use crate::table::{Alone, boolean, sections, string, strings};
@@ -375,8 +376,11 @@ fn direct(
         let directory = directory.display();
         Refusal::launch(format_args!("change directory: chdir {directory}: {}", said(&err)))
     })?;
-    let mut program = Command::new(file);
-    program.arg0(name).args(words).args(&process.args).env_clear().envs(environment.pairs());
+    let mut program = Command::new(&file);
+    let words = [name].into_iter().chain(words).chain(&process.args);
+    let words: Vec<&OsStr> = words.map(OsString::as_os_str).collect();
+    handles::exactly(&mut program, &file, &words, environment)
+        .map_err(|err| Refusal::launch(format_args!("direct exec: {}", said(&err))))?;
     Ok(Ready { what: "direct exec", program })
 }
 

@@ -108,17 +108,16 @@ fn programs(folder: &Path) -> Result<Vec<PathBuf>, ExecError> {
 
 /// What the program prints on descriptor 3.
 fn output(file: &Path, app: &Path, environment: &Environment) -> Result<Vec<u8>, ExecError> {
-    let (reader, writer) = io::pipe().map_err(|err| ExecError::Pipe(file.to_owned(), err))?;
+    let broken = |err| ExecError::Pipe(file.to_owned(), err);
+    let failed = |err| ExecError::Start(file.to_owned(), err);
+    let (reader, writer) = handles::pipe().map_err(broken)?;
     let mut command = Command::new(file);
-    command
-        .current_dir(app)
-        .env_clear()
-        .envs(environment.pairs())
-        .stdin(Stdio::null())
-        .stdout(Stdio::inherit())
-        .stderr(Stdio::inherit());
-    let started = handles::spawn_with_third(&mut command, writer.into());
-    let mut child = started.map_err(|err| ExecError::Start(file.to_owned(), err))?;
+    command.current_dir(app).stdin(Stdio::null());
+    handles::third(&mut command, &writer);
+    handles::exactly(&mut command, file, &[file.as_os_str()], environment).map_err(failed)?;
+    let mut child = command.spawn().map_err(failed)?;
+    // Ours, so that the end of the program is the end of what is read.
+    drop(writer);
     let mut text = Vec::new();
     let read = reader.take(LARGEST + 1).read_to_end(&mut text);
     let endless = text.len() as u64 > LARGEST;
@@ -126,14 +125,14 @@ fn output(file: &Path, app: &Path, environment: &Environment) -> Result<Vec<u8>,
         // It may have ended by itself meanwhile, which is just as good.
         let _ = child.kill();
     }
-    let status = child.wait().map_err(|err| ExecError::Pipe(file.to_owned(), err))?;
+    let status = child.wait().map_err(broken)?;
     if endless {
         return Err(ExecError::Output(file.to_owned(), Malformed::Endless));
     }
     if !status.success() {
         return Err(ExecError::Failed(file.to_owned(), status));
     }
-    read.map_err(|err| ExecError::Pipe(file.to_owned(), err))?;
+    read.map_err(broken)?;
     Ok(text)
 }
 
