@@ -16,6 +16,7 @@ use crate::failure::Failure;
 use crate::layers::{self, Layers, Unreadable};
 use crate::profile;
 use crate::table::Table;
+use crate::too_large;
 
 /// What to do about a file of the image that cannot be read.
 const READABLE: &str = "make it readable for the user of the container and build the image again";
@@ -42,7 +43,7 @@ pub fn environment(
         let part = layers::part(environment.get(layers::APPLIED), &root, kind);
         layers::apply(&buildpacks, kind, part, &mut environment).map_err(unreadable)?;
         execd::run(&buildpacks, kind, part, &app, &mut environment)
-            .map_err(|err| not_run(err, &app))?;
+            .map_err(|err| not_run(err, &app, &environment))?;
         environment.set(layers::APPLIED, layers::applied(&root, kind), "forge's note on layers");
     }
     environment.add_defaults();
@@ -78,7 +79,7 @@ fn unreadable(Unreadable { path, source }: Unreadable) -> Failure {
     Failure::own(&format!("read the layers: `{}`", path.display()), source, READABLE)
 }
 
-fn not_run(err: ExecError, app: &Path) -> Failure {
+fn not_run(err: ExecError, app: &Path, environment: &Environment) -> Failure {
     let doing = |file: &Path| format!("get variables from `{}`", file.display());
     match err {
         ExecError::Folder(err) => unreadable(err),
@@ -87,6 +88,9 @@ fn not_run(err: ExecError, app: &Path) -> Failure {
             format!("the application's folder `{}` is not there", app.display()),
             "set CNB_APP_DIR to the folder of the application",
         ),
+        ExecError::Start(file, source) if source.raw_os_error() == Some(too_large::E2BIG) => {
+            Failure::own(&doing(&file), too_large::reason(environment, &[]), too_large::NEXT)
+        }
         ExecError::Start(file, source) => Failure::own(
             &doing(&file),
             source,

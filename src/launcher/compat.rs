@@ -128,7 +128,7 @@ struct Process {
 }
 
 /// The part of the table that counts here.
-struct Metadata {
+pub struct Metadata {
     processes: Vec<Process>,
     /// Ids in order, and APIs.
     buildpacks: Vec<(String, Api)>,
@@ -221,10 +221,15 @@ fn read(path: &Path) -> Result<Metadata, Refusal> {
     let text = fs::read(path).map_err(|err| {
         Refusal::metadata(format_args!("open {}: {}", path.display(), said(&err)))
     })?;
-    let text = String::from_utf8(text)
+    metadata(&text)
+}
+
+/// Reads the text of a process table.
+pub fn metadata(text: &[u8]) -> Result<Metadata, Refusal> {
+    let text = std::str::from_utf8(text)
         .map_err(|_| Refusal::metadata("toml: files must be encoded in UTF-8"))?;
     let malformed = |err: Malformed| Refusal::metadata(format_args!("toml: {err}"));
-    let root = toml::parse(&text).map_err(malformed)?;
+    let root = toml::parse(text).map_err(malformed)?;
     let mut processes = Vec::new();
     for (_, section) in sections(&root, "processes").map_err(malformed)? {
         processes.push(process(section).map_err(malformed)?);

@@ -106,7 +106,6 @@ impl Environment {
     }
 
     /// All variables, sorted by name.
-    #[allow(dead_code, reason = "for `--explain`")]
     pub fn iter(&self) -> impl Iterator<Item = (&OsStr, &Variable)> {
         self.0.iter().map(|(name, variable)| (name.as_os_str(), variable))
     }

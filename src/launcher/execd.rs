@@ -140,7 +140,7 @@ fn output(file: &Path, app: &Path, environment: &Environment) -> Result<Vec<u8>,
 ///
 /// # Errors
 /// Anything else.
-fn variables(text: &[u8]) -> Result<Vec<(String, String)>, Malformed> {
+pub fn variables(text: &[u8]) -> Result<Vec<(String, String)>, Malformed> {
     let text =
         std::str::from_utf8(text).map_err(|_| Malformed::NotToml("it is not UTF-8".to_owned()))?;
     let root = toml::parse(text).map_err(|err| Malformed::NotToml(err.to_string()))?;

@@ -24,12 +24,15 @@ mod environment;
 mod execd;
 mod execute;
 mod failure;
+#[cfg(test)]
+mod generated;
 mod handles;
 mod layers;
 mod profile;
 mod settings;
 mod table;
 mod toml;
+mod too_large;
 
 use std::env;
 use std::ffi::OsString;
