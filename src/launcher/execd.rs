@@ -101,9 +101,9 @@ pub fn run(
 }
 
 fn programs(folder: &Path) -> Result<Vec<PathBuf>, ExecError> {
-    let mut files = layers::entries(folder).map_err(ExecError::Folder)?;
-    files.retain(|file| !file.is_dir());
-    Ok(files)
+    let entries = layers::entries(folder).map_err(ExecError::Folder)?;
+    let files = entries.into_iter().filter(|entry| !entry.leads_to_folder());
+    Ok(files.map(|entry| entry.path).collect())
 }
 
 /// What the program prints on descriptor 3.

@@ -24,7 +24,7 @@
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
-use std::fs;
+use std::fs::{self, DirEntry, FileType};
 use std::io;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
@@ -74,9 +74,10 @@ pub fn find<'a>(
 ) -> Result<Vec<Layers>, Unreadable> {
     let mut found = Vec::new();
     for id in ids {
-        let mut layers = entries(&root.join(id.replace('/', "_")))?;
+        let there = entries(&root.join(id.replace('/', "_")))?;
         // The entry itself, not what a link leads to.
-        layers.retain(|path| fs::symlink_metadata(path).is_ok_and(|there| there.is_dir()));
+        let folders = there.into_iter().filter(|entry| entry.kind.is_dir());
+        let layers: Layers = folders.map(|entry| entry.path).collect();
         if !layers.is_empty() {
             found.push(layers);
         }
@@ -84,21 +85,39 @@ pub fn find<'a>(
     Ok(found)
 }
 
+/// What stands in a folder.
+#[derive(Debug)]
+pub struct Entry {
+    /// Where.
+    pub path: PathBuf,
+    /// Of the entry itself, not of what a link leads to. Known without asking
+    /// the system again: there may be a hundred files before every start.
+    kind: FileType,
+}
+
+impl Entry {
+    /// Whether it is a folder, or a link to one.
+    pub fn leads_to_folder(&self) -> bool {
+        self.kind.is_dir() || self.kind.is_symlink() && self.path.is_dir()
+    }
+}
+
 /// What a folder holds, sorted by name; nothing if it is not there.
 ///
 /// # Errors
 /// The folder is there and cannot be listed.
-pub fn entries(folder: &Path) -> Result<Vec<PathBuf>, Unreadable> {
+pub fn entries(folder: &Path) -> Result<Vec<Entry>, Unreadable> {
     let unreadable = |source| Unreadable { path: folder.to_owned(), source };
     let listing = match fs::read_dir(folder) {
         Err(err) if err.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         listing => listing.map_err(unreadable)?,
     };
-    let paths: Result<Vec<PathBuf>, io::Error> =
-        listing.map(|entry| entry.map(|entry| entry.path())).collect();
-    let mut paths = paths.map_err(unreadable)?;
-    paths.sort();
-    Ok(paths)
+    let entry = |entry: DirEntry| Ok(Entry { kind: entry.file_type()?, path: entry.path() });
+    let entries: Result<Vec<Entry>, io::Error> =
+        listing.map(|found| found.and_then(entry)).collect();
+    let mut entries = entries.map_err(unreadable)?;
+    entries.sort_by(|one, other| one.path.cmp(&other.path));
+    Ok(entries)
 }
 
 /// Changes the environment as the layers say, for a process of type `kind` or
@@ -181,9 +200,11 @@ type Files = BTreeMap<OsString, (PathBuf, Vec<u8>)>;
 
 fn read_files(folder: &Path) -> Result<Files, Unreadable> {
     let mut files = Files::new();
-    for path in entries(folder)? {
+    for Entry { path, kind } in entries(folder)? {
         let unreadable = |source| Unreadable { path: path.clone(), source };
-        if !fs::metadata(&path).map_err(unreadable)?.is_file() {
+        let file = kind.is_file()
+            || kind.is_symlink() && fs::metadata(&path).map_err(unreadable)?.is_file();
+        if !file {
             continue;
         }
         let bytes = fs::read(&path).map_err(unreadable)?;

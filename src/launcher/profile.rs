@@ -32,20 +32,18 @@ pub fn find(
     kind: Option<&str>,
     app: &Path,
 ) -> Result<Vec<PathBuf>, Unreadable> {
-    let mut found = Vec::new();
+    let mut entries = Vec::new();
     for layer in buildpacks.iter().flatten() {
         let folder = layer.join("profile.d");
-        found.extend(layers::entries(&folder)?);
+        entries.extend(layers::entries(&folder)?);
         if let Some(kind) = kind {
-            found.extend(layers::entries(&folder.join(kind))?);
+            entries.extend(layers::entries(&folder.join(kind))?);
         }
     }
+    let files = entries.into_iter().filter(|entry| !entry.leads_to_folder());
     let own = app.join(".profile");
-    if own.exists() {
-        found.push(own);
-    }
-    found.retain(|profile| !profile.is_dir());
-    Ok(found)
+    let own = if own.exists() && !own.is_dir() { Some(own) } else { None };
+    Ok(files.map(|entry| entry.path).chain(own).collect())
 }
 
 /// A script for `bash -c` that reads the profiles in `app` and then becomes
