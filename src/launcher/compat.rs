@@ -502,3 +502,56 @@ fn exec_error(err: &ExecError) -> String {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions() {
+        let cases = [
+            ("0.10", Some(Api(0, 10))),
+            ("v0.7", Some(Api(0, 7))),
+            ("1", Some(Api(1, 0))),
+            ("1.", Some(Api(1, 0))),
+            ("", None),
+            (".7", None),
+            ("0.7.1", None),
+            (" 0.7", None),
+            ("0.-7", None),
+            ("0.99999999999", None),
+        ];
+        for (text, expected) in cases {
+            assert_eq!(Api::parse(text), expected, "{text}");
+        }
+        assert!(Api(0, 9) < Api(0, 10) && Api(0, 15).is_in(PLATFORM_APIS));
+        assert!(!Api(0, 16).is_in(PLATFORM_APIS) && !Api(0, 6).is_in(PLATFORM_APIS));
+    }
+
+    #[test]
+    fn looking_up() {
+        let none = Err("executable file not found in $PATH".to_owned());
+        let relative = Err("cannot run executable found relative to current directory".to_owned());
+        let cases = [
+            ("sh", "/nope:/bin", Ok("/bin/sh".into())),
+            ("sh", "", none.clone()),
+            ("", "/bin", none.clone()),
+            ("nosuch", "/bin", none),
+            // Tests run in the folder of the package.
+            ("dev/../bin/sh", "", Err("stat dev/../bin/sh: no such file or directory".to_owned())),
+            ("sh", "../../../../../../../../../bin", relative),
+            ("/bin", "", Err("is a directory".to_owned())),
+            ("/etc/passwd", "", Err("permission denied".to_owned())),
+        ];
+        for (name, path, expected) in cases {
+            assert_eq!(look_up(name.as_ref(), path.as_ref()), expected, "{name} {path}");
+        }
+    }
+
+    #[test]
+    fn elements_that_are_no_strings() {
+        let text = b"[[processes]]\ntype = 'web'\ncommand = ['a', 1, true, [2, 'b']]\n";
+        let Ok(metadata) = metadata(text) else { panic!("the fixture is well formed") };
+        assert_eq!(metadata.processes[0].command, ["a", "1", "true", "[2 b]"]);
+    }
+}

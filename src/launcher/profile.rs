@@ -53,7 +53,8 @@ pub fn before(script: &OsStr, profiles: &[PathBuf], app: &Path, directory: &Path
     lines.extend(quoted(app.as_os_str()));
     lines.push(b'\n');
     lines.extend(read(profiles, directory).as_bytes());
-    lines.extend(b"exec ");
+    // Named as without profiles, for scripts that print `$0`.
+    lines.extend(b"exec -a bash ");
     lines.extend(BASH.as_bytes());
     lines.extend(b" -c ");
     lines.extend(quoted(script));
@@ -108,7 +109,7 @@ mod tests {
         assert_eq!(
             before("x 'y'".as_ref(), &profiles, Path::new("/app"), Path::new("/app/sub")),
             "cd '/app'\nsource '/a b'\nsource '/it'\\''s'\ncd '/app/sub'\n\
-             exec /bin/bash -c 'x '\\''y'\\'''"
+             exec -a bash /bin/bash -c 'x '\\''y'\\'''"
         );
         assert_eq!(
             reference(&[], Path::new("/app"), Mode::Script),

@@ -200,6 +200,28 @@ fn a_program_that_prints_without_end_is_stopped_soon() {
 }
 
 #[test]
+fn descriptors_that_the_container_was_given() {
+    let image = Image::new();
+    image.file("app/given", 0o644, b"from the platform\n");
+    image.file("layers/b/z/exec.d/x", 0o755, b"#!/bin/sh\necho 'A = \"from x\"' >&3\n");
+    let script = "[[buildpacks]]\nid = 'b'\napi = '0.10'\n[[processes]]\ntype = 'web'\n\
+                  command = ['sh', '-c', 'echo $A; cat <&3']\ndirect = true\n";
+    image.file("layers/config/metadata.toml", 0o644, script.as_bytes());
+    // Number 3 is taken; then 3 is free and 4 is taken.
+    for (open, expected) in [
+        ("exec 3<given", "from x\nfrom the platform\n"),
+        ("exec 3<given 4<given 5<given 6<given", "from x\nfrom the platform\n"),
+        ("exec 4<given 0<&-", "from x\n"),
+    ] {
+        let mut command = Command::new("bash");
+        command.arg("-c").arg(format!("{open}; exec -a web {LAUNCHER}"));
+        image.place(&mut command);
+        let (stdout, stderr, _) = run(&mut command);
+        assert_eq!(String::from_utf8_lossy(&stdout), expected, "{open}: {stderr}");
+    }
+}
+
+#[test]
 fn environments_that_are_too_large() {
     let big = "v".repeat(200_000);
     let image = Image::new();

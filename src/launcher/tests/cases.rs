@@ -416,7 +416,10 @@ fn run(case: &Case, more: &[(&str, &str)]) -> Found {
             None => command.env_remove(name),
         };
     }
-    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    // Not empty, so that a program in exec.d could read it by mistake.
+    image.file("typed", 0o644, "typed\n");
+    let typed = fs::File::open(image.0.join("typed")).expect("it was written");
+    command.stdin(typed).stdout(Stdio::piped()).stderr(Stdio::piped());
     let child = command.spawn().expect("the launcher can be run");
     let id = child.id();
     let output = child.wait_with_output().expect("it ends");
