@@ -68,6 +68,8 @@ pub enum Choice {
 pub struct Launch {
     /// How messages name it: ``process `web` ``.
     pub title: String,
+    /// The process type; `None` for an operator's command.
+    pub kind: Option<String>,
     /// What is run.
     pub form: Form,
     /// Who asked, which decides where it runs.
@@ -199,6 +201,7 @@ fn operator(words: &[OsString]) -> Choice {
     let arguments = words.iter().skip(1).cloned().collect();
     Choice::Launch(Box::new(Launch {
         title,
+        kind: None,
         form: Form::Direct { program, arguments },
         origin: Origin::Operator,
         preparation: Preparation::default(),
@@ -218,7 +221,8 @@ fn launch(process: &Process, extra: &[OsString]) -> Result<Choice, Failure> {
     let origin = Origin::Process(process.working_dir.clone());
     let preparation = process.preparation.clone();
     let form = form(process, extra);
-    Ok(Choice::Launch(Box::new(Launch { title, form, origin, preparation })))
+    let kind = Some(process.kind.clone());
+    Ok(Choice::Launch(Box::new(Launch { title, kind, form, origin, preparation })))
 }
 
 fn form(process: &Process, extra: &[OsString]) -> Form {
@@ -280,7 +284,7 @@ fn is_assignment(word: &str) -> bool {
 }
 
 /// The word as the shell must read it to get it back unchanged.
-fn quoted(word: &OsStr) -> Vec<u8> {
+pub fn quoted(word: &OsStr) -> Vec<u8> {
     let mut quoted = vec![b'\''];
     for &byte in word.as_bytes() {
         match byte {

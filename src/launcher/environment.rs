@@ -4,7 +4,9 @@
 //!
 //! `/cnb/process` leaves PATH: a process type named like its own program (`celery:
 //! celery -A app worker`) would find the launcher there and start for ever.
-//! `/cnb/lifecycle` stays, so that `forge` can be called from what was started.
+//! `/cnb/lifecycle` stays, so that `forge` can be called from what was started; so do
+//! CNB_APP_DIR and CNB_LAYERS_DIR, which that launcher needs. What speaks only to the launcher
+//! of CNB goes away: [`FOR_THE_LAUNCHER`].
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
@@ -15,6 +17,10 @@ const DEFAULT_PORT: &str = "8080";
 
 /// Where images have a link to the launcher for each process type.
 const PROCESSES: &[u8] = b"/cnb/process";
+
+/// Variables that tell the launcher of CNB how to start, and nothing to anybody else.
+const FOR_THE_LAUNCHER: [&str; 3] =
+    ["CNB_DEPRECATION_MODE", "CNB_PLATFORM_API", "CNB_PROCESS_TYPE"];
 
 /// Variables by name.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -36,7 +42,9 @@ impl Environment {
         for (name, value) in container {
             environment.set(name, value, "the container");
         }
-        environment.set_default("PORT", DEFAULT_PORT, "forge's default");
+        for name in FOR_THE_LAUNCHER {
+            environment.remove(name);
+        }
         if let Some(path) = environment.0.get_mut(OsStr::new("PATH")) {
             let kept: Vec<&[u8]> = path
                 .value
@@ -47,6 +55,21 @@ impl Environment {
             path.value = OsString::from_vec(kept.join(&b':'));
         }
         environment
+    }
+
+    /// Adds what forge gives to every program, where nobody else has set it.
+    pub fn add_defaults(&mut self) {
+        self.set_default("PORT", DEFAULT_PORT, "forge's default");
+    }
+
+    /// A variable with its origin.
+    pub fn variable(&self, name: impl AsRef<OsStr>) -> Option<&Variable> {
+        self.0.get(name.as_ref())
+    }
+
+    /// Takes a variable away, if it is there.
+    pub fn remove(&mut self, name: impl AsRef<OsStr>) {
+        self.0.remove(name.as_ref());
     }
 
     /// The value of a variable.
@@ -100,7 +123,8 @@ mod tests {
     #[track_caller]
     fn check(container: &[(&str, &str)], expected: &[(&str, &str)]) {
         let owned = |(name, value): &(&str, &str)| (OsString::from(name), OsString::from(value));
-        let found = Environment::of_container(container.iter().map(owned));
+        let mut found = Environment::of_container(container.iter().map(owned));
+        found.add_defaults();
         let found: Vec<(&OsStr, &OsStr)> = found.pairs().collect();
         let expected: Vec<(&OsStr, &OsStr)> =
             expected.iter().map(|(name, value)| (OsStr::new(*name), OsStr::new(*value))).collect();
@@ -123,6 +147,14 @@ mod tests {
     }
 
     #[test]
+    fn what_is_for_the_launcher_of_cnb_goes() {
+        check(
+            &[("CNB_PLATFORM_API", "0.15"), ("CNB_PROCESS_TYPE", "web"), ("CNB_EXEC_ENV", "test")],
+            &[("CNB_EXEC_ENV", "test"), ("PORT", "8080")],
+        );
+    }
+
+    #[test]
     fn the_rest_stays() {
         let all =
             [("CNB_APP_DIR", "/a"), ("PATH", "/cnb/processes::/bin"), ("PORT", "1"), ("X", "a=b")];
@@ -134,6 +166,7 @@ mod tests {
         let mut environment = Environment::of_container([]);
         environment.set("A", "1", "a file");
         environment.set_default("A", "2", "another");
+        environment.add_defaults();
         let found: Vec<String> = environment
             .iter()
             .map(|(name, variable)| format!("{} {}", name.to_string_lossy(), variable.origin))

@@ -18,6 +18,7 @@ use std::process::Command;
 use crate::choose::{Form, Launch, Origin};
 use crate::environment::Environment;
 use crate::failure::Failure;
+use crate::too_large;
 
 /// Where programs are looked for when PATH is unset.
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -134,6 +135,10 @@ impl Program<'_> {
                 .env_clear()
                 .envs(environment.pairs())
                 .exec();
+            if err.raw_os_error() == Some(too_large::E2BIG) {
+                let reason = too_large::reason(environment, self.arguments);
+                return Failure::cannot_run(doing, reason, too_large::NEXT);
+            }
             if err.kind() != io::ErrorKind::PermissionDenied {
                 return cannot_run(doing, file, &err);
             }

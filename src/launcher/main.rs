@@ -14,24 +14,34 @@
 //!   what to do next. Exit status: 127 no such program, 126 a program that
 //!   cannot be run, 82 anything else that stops the launcher, 2 wrong usage.
 
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
+mod buildpacks;
 mod choose;
+mod compat;
+mod eligible;
 mod environment;
+mod execd;
 mod execute;
 mod failure;
+#[cfg(test)]
+mod generated;
+mod handles;
+mod layers;
+mod profile;
 mod settings;
 mod table;
 mod toml;
+mod too_large;
 
 use std::env;
+use std::ffi::OsString;
 use std::fs;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use choose::{Choice, Request};
-use environment::Environment;
 use failure::Failure;
 use table::Table;
 
@@ -49,7 +59,24 @@ Images are built with the full `forge` program, which is not in the image.
 ";
 
 fn main() -> ExitCode {
-    let result = launch().and_then(|text| {
+    let words: Vec<OsString> = env::args_os().collect();
+    let layers = directory("CNB_LAYERS_DIR", "/layers");
+    let app = directory("CNB_APP_DIR", "/workspace");
+    let compat = env::var_os(compat::SWITCH).unwrap_or_default();
+    if compat == "cnb" {
+        let refusal = compat::launch(words, &layers, &app);
+        eprint!("{refusal}");
+        return ExitCode::from(refusal.code);
+    }
+    let known = match compat.to_str() {
+        Some("") => Ok(()),
+        _ => Err(Failure::usage(
+            &format!("be compatible with `{}`", compat.to_string_lossy()),
+            format!("{} knows `cnb` alone", compat::SWITCH),
+            "set it to `cnb`, or unset it",
+        )),
+    };
+    let result = known.and_then(|()| launch(words, &layers, &app)).and_then(|text| {
         io::stdout().write_all(text.as_bytes()).map_err(|err| {
             Failure::own("print to standard output", err, "see where the output goes")
         })
@@ -65,18 +92,20 @@ fn main() -> ExitCode {
 
 /// Becomes the program that was asked for. Returns only to say something
 /// instead: the text to print, or why nothing could be started.
-fn launch() -> Result<String, Failure> {
-    let request = choose::request(env::args_os())?;
+fn launch(words: Vec<OsString>, layers: &Path, app: &Path) -> Result<String, Failure> {
+    let request = choose::request(words)?;
     let Request::Launch(call) = request else {
         return Ok(ABOUT.to_owned());
     };
-    let table = read_table(&directory("CNB_LAYERS_DIR", "/layers"))?;
-    let launch = match choose::choose(&table, &call)? {
+    let mut table = read_table(layers)?;
+    let wanted = eligible::wanted(env::var_os("CNB_EXEC_ENV").as_deref());
+    eligible::select(&mut table, &call, &wanted)?;
+    let mut launch = match choose::choose(&table, &call)? {
         Choice::List => return Ok(choose::list(&table)),
         Choice::Launch(launch) => launch,
     };
-    let environment = Environment::of_container(env::vars_os());
-    Err(execute::execute(&launch, &environment, &directory("CNB_APP_DIR", "/workspace")))
+    let environment = buildpacks::environment(&table, &mut launch, env::vars_os(), (layers, app))?;
+    Err(execute::execute(&launch, &environment, app))
 }
 
 /// The folder that the variable names, or `default` when it is unset or empty.

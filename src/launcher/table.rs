@@ -92,7 +92,8 @@ impl Table {
         let mut processes: Vec<Process> = Vec::new();
         for (line, section) in sections(&root, "processes")? {
             let process = process(section, line, &extras)?;
-            if process.default && processes.iter().any(|other| other.default) {
+            let second = |other: &Process| other.default && other.kind != process.kind;
+            if process.default && processes.iter().any(second) {
                 let line = line_of(section, "default", line);
                 return Err(wrong(line, "a second process is the default"));
             }

@@ -9,8 +9,8 @@ use std::collections::BTreeMap;
 use std::collections::btree_map::Entry as Place;
 use std::fmt;
 
-/// Lists in lists beyond this are refused, so that no file can use up the
-/// stack; a process table needs one level.
+/// Lists in lists and tables in tables beyond this are refused, so that no file
+/// can use up the stack; a process table needs two levels.
 const DEEPEST: usize = 16;
 
 /// A table: its keys, each with the line where it stands.
@@ -227,6 +227,9 @@ impl Reader<'_> {
         loop {
             self.skip_blanks();
             path.push(self.key()?);
+            if path.len() > DEEPEST {
+                return Err(self.wrong(format!("tables nest deeper than {DEEPEST}")));
+            }
             self.skip_blanks();
             if !self.eat(".") {
                 break;
@@ -504,6 +507,7 @@ mod tests {
         {
             check(&format!("a = {word}"), Err(&value(word)));
         }
+        check(&format!("[{}a]", "a.".repeat(99_999)), Err("line 1: tables nest deeper than 16"));
         check(&format!("a = {}", "[".repeat(99_999)), Err("line 1: lists nest deeper than 16"));
     }
 }
