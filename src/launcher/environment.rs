@@ -13,6 +13,9 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 /// Where a web process listens when the platform does not say.
 const DEFAULT_PORT: &str = "8080";
 
+/// The origin of what the launcher sets itself, which gives way to any other default.
+pub const FORGE_DEFAULT: &str = "forge's default";
+
 /// Where images have a link to the launcher for each process type.
 const PROCESSES: &[u8] = b"/cnb/process";
 
@@ -36,7 +39,7 @@ impl Environment {
         for (name, value) in container {
             environment.set(name, value, "the container");
         }
-        environment.set_default("PORT", DEFAULT_PORT, "forge's default");
+        environment.set_default("PORT", DEFAULT_PORT, FORGE_DEFAULT);
         if let Some(path) = environment.0.get_mut(OsStr::new("PATH")) {
             let kept: Vec<&[u8]> = path
                 .value

@@ -16,12 +16,16 @@
 
 #![forbid(unsafe_code)]
 
+mod address;
 mod choose;
 mod environment;
 mod execute;
 mod failure;
+mod production;
 mod settings;
 mod table;
+#[cfg(test)]
+mod testing;
 mod toml;
 
 use std::env;
@@ -75,7 +79,8 @@ fn launch() -> Result<String, Failure> {
         Choice::List => return Ok(choose::list(&table)),
         Choice::Launch(launch) => launch,
     };
-    let environment = Environment::of_container(env::vars_os());
+    let mut environment = Environment::of_container(env::vars_os());
+    production::apply(&table.settings, &mut environment)?;
     Err(execute::execute(&launch, &environment, &directory("CNB_APP_DIR", "/workspace")))
 }
 
