@@ -18,15 +18,19 @@
 
 mod address;
 mod choose;
+mod digest;
 mod environment;
 mod execute;
 mod failure;
 mod production;
+mod protocol;
+mod resolve;
 mod settings;
 mod table;
 #[cfg(test)]
 mod testing;
 mod toml;
+mod wait;
 
 use std::env;
 use std::fs;
