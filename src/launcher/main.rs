@@ -2,13 +2,13 @@
 //! is meant, prepares its environment, and becomes that program.
 //!
 //! ```text
-//! argv ─► request ─► process table ─► choice ─► environment ─► exec
+//! argv ─► request ─► process table ─► choice ─► environment ─► preparation ─► exec
 //! ```
 //!
 //! - Nothing stays behind: the process id, the signals and the exit status are
 //!   those of the program that was started.
 //! - It is linked statically and runs in an image that holds nothing else.
-//! - It never resolves a host name: a static glibc would look for NSS modules
+//! - It resolves host names itself: a static glibc would look for NSS modules
 //!   of exactly its own version.
 //! - What it refuses is written as `forge launcher: cannot …: …` with a line on
 //!   what to do next. Exit status: 127 no such program, 126 a program that
@@ -22,8 +22,10 @@ mod digest;
 mod environment;
 mod execute;
 mod failure;
+mod prepare;
 mod production;
 mod protocol;
+mod publish;
 mod resolve;
 mod settings;
 mod table;
@@ -85,7 +87,11 @@ fn launch() -> Result<String, Failure> {
     };
     let mut environment = Environment::of_container(env::vars_os());
     production::apply(&table.settings, &mut environment)?;
-    Err(execute::execute(&launch, &environment, &directory("CNB_APP_DIR", "/workspace")))
+    // Absolute, because what happens before changes the folder.
+    let app = directory("CNB_APP_DIR", "/workspace");
+    let app = env::current_dir().map_or(app.clone(), |current| current.join(app));
+    let launch = prepare::prepare(*launch, &environment, &table.settings, &app)?;
+    Err(execute::execute(&launch, &environment, &app))
 }
 
 /// The folder that the variable names, or `default` when it is unset or empty.

@@ -256,8 +256,8 @@ mod tests {
 
     #[test]
     fn ready_later() {
-        let loading = b"-LOADING Redis is loading the dataset in memory\r\n";
-        let port = fake(&[loading, loading, loading, loading, loading, b"+PONG\r\n"]);
+        const LOADING: &[u8] = b"-LOADING Redis is loading the dataset in memory\r\n";
+        let port = fake(&[LOADING, LOADING, LOADING, LOADING, LOADING, b"+PONG\r\n"]);
         let (result, story, took) = run(&[target(Service::Redis, port)], 20);
         assert_eq!(result, Ok(()));
         // 0.1 + 0.2 + 0.4 + 0.8 + 1.6 s.
