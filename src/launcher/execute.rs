@@ -6,6 +6,7 @@
 //! be executed does not end the search, as in shells. Empty elements of PATH
 //! are skipped: they are nearly always a mistake and would mean "here".
 
+use std::convert::Infallible;
 use std::env;
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
@@ -38,10 +39,9 @@ const ENOTDIR: i32 = 20;
 
 /// Replaces the launcher; returns only if that fails.
 pub fn execute(launch: &Launch, environment: &Environment, app: &Path) -> Failure {
-    match start(launch, environment, app, |command| Err(command.exec())) {
-        Ok(never) => never,
-        Err(failure) => failure,
-    }
+    let become_it = |command: &mut Command| Err::<Infallible, _>(command.exec());
+    let Err(failure) = start(launch, environment, app, become_it);
+    failure
 }
 
 /// The shell for scripts.
