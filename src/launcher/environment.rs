@@ -15,6 +15,9 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 /// Where a web process listens when the platform does not say.
 const DEFAULT_PORT: &str = "8080";
 
+/// The origin of what the launcher sets itself, which gives way to any other default.
+pub const FORGE_DEFAULT: &str = "forge's default";
+
 /// Where images have a link to the launcher for each process type.
 const PROCESSES: &[u8] = b"/cnb/process";
 
@@ -59,7 +62,7 @@ impl Environment {
 
     /// Adds what forge gives to every program, where nobody else has set it.
     pub fn add_defaults(&mut self) {
-        self.set_default("PORT", DEFAULT_PORT, "forge's default");
+        self.set_default("PORT", DEFAULT_PORT, FORGE_DEFAULT);
     }
 
     /// A variable with its origin.

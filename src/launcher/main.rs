@@ -2,13 +2,13 @@
 //! is meant, prepares its environment, and becomes that program.
 //!
 //! ```text
-//! argv ─► request ─► process table ─► choice ─► environment ─► exec
+//! argv ─► request ─► process table ─► choice ─► environment ─► preparation ─► exec
 //! ```
 //!
 //! - Nothing stays behind: the process id, the signals and the exit status are
 //!   those of the program that was started.
 //! - It is linked statically and runs in an image that holds nothing else.
-//! - It never resolves a host name: a static glibc would look for NSS modules
+//! - It resolves host names itself: a static glibc would look for NSS modules
 //!   of exactly its own version.
 //! - What it refuses is written as `forge launcher: cannot …: …` with a line on
 //!   what to do next. Exit status: 127 no such program, 126 a program that
@@ -16,9 +16,11 @@
 
 #![deny(unsafe_code)]
 
+mod address;
 mod buildpacks;
 mod choose;
 mod compat;
+mod digest;
 mod eligible;
 mod environment;
 mod execd;
@@ -28,17 +30,25 @@ mod failure;
 mod generated;
 mod handles;
 mod layers;
+mod prepare;
+mod production;
 mod profile;
+mod protocol;
+mod publish;
+mod resolve;
 mod settings;
 mod table;
+#[cfg(test)]
+mod testing;
 mod toml;
 mod too_large;
+mod wait;
 
 use std::env;
 use std::ffi::OsString;
 use std::fs;
 use std::io::{self, Write};
-use std::path::{Path, PathBuf};
+use std::path::{Path, PathBuf, absolute};
 use std::process::ExitCode;
 
 use choose::{Choice, Request};
@@ -104,8 +114,13 @@ fn launch(words: Vec<OsString>, layers: &Path, app: &Path) -> Result<String, Fai
         Choice::List => return Ok(choose::list(&table)),
         Choice::Launch(launch) => launch,
     };
-    let environment = buildpacks::environment(&table, &mut launch, env::vars_os(), (layers, app))?;
-    Err(execute::execute(&launch, &environment, app))
+    // Absolute, because what happens before changes the folder.
+    let app = absolute(app).unwrap_or_else(|_| app.to_owned());
+    let place = (layers, app.as_path());
+    let mut environment = buildpacks::environment(&table, &mut launch, env::vars_os(), place)?;
+    production::apply(&table.settings, &mut environment)?;
+    let launch = prepare::prepare(*launch, &environment, &table.settings, &app)?;
+    Err(execute::execute(&launch, &environment, &app))
 }
 
 /// The folder that the variable names, or `default` when it is unset or empty.
