@@ -11,7 +11,6 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
-use std::process::{Command, ExitStatus};
 use std::time::Duration;
 
 use crate::address::{self, Entry};
@@ -19,27 +18,17 @@ use crate::choose::{Form, Launch, Origin};
 use crate::environment::Environment;
 use crate::execute;
 use crate::failure::Failure;
+use crate::init;
 use crate::publish::{self, Publication, Trouble};
 use crate::resolve::Resolver;
 use crate::settings::{Preparation, Publish, Settings};
+use crate::system::SIGTERM;
 use crate::wait::{self, Ended, Waiting};
 
 /// Added to the number of a signal, as in shells.
 const SIGNAL: i32 = 128;
-/// As after a SIGTERM, when the platform ends the launcher before the process has started.
-const TERMINATED: u8 = 143;
 /// Files that were left out are shown up to this number.
 const SHOWN: usize = 5;
-
-/// Runs a command to its end. Its output is that of the launcher.
-fn run_child(command: &mut Command) -> io::Result<ExitStatus> {
-    command.status()
-}
-
-/// Whether somebody wants the launcher to end before the process has started.
-fn asked_to_stop() -> bool {
-    false
-}
 
 /// Does all that must be done before, and says what is to be started. `app` is absolute.
 ///
@@ -122,7 +111,7 @@ fn wait_for(
         limit: Duration::from_secs(limit),
         resolver: Resolver::default(),
         tell: &tell,
-        stop: &asked_to_stop,
+        stop: &|| init::asked_to_stop().is_some(),
     };
     match wait::wait(&targets, &waiting) {
         Ok(()) => Ok(()),
@@ -139,9 +128,12 @@ fn wait_for(
     }
 }
 
-fn stopped(doing: &str) -> Failure {
+/// Somebody wants the launcher to end before the process has started.
+pub fn stopped(doing: &str) -> Failure {
+    let signal = init::asked_to_stop().unwrap_or(SIGTERM);
+    let code = u8::try_from(SIGNAL + signal).unwrap_or(u8::MAX);
     let next = "nothing is left behind; start the container again";
-    Failure::ended(TERMINATED, doing, "the platform wants the container to end", next)
+    Failure::ended(code, doing, "the platform wants the container to end", next)
 }
 
 fn before(
@@ -164,7 +156,11 @@ fn before(
         kind: None,
         preparation: Preparation::default(),
     };
-    let status = execute::start(&launch, environment, app, run_child)?;
+    let status = execute::start(&launch, environment, app, init::supervise)?;
+    // It may have taken the signal and ended well.
+    if init::asked_to_stop().is_some() {
+        return Err(stopped(&format!("start {title}")));
+    }
     if status.success() {
         return Ok(());
     }
@@ -182,8 +178,13 @@ fn before(
 
 fn publish(doing: &str, publish: &Publish, app: &Path) -> Result<(), Failure> {
     let (from, to) = (app.join(&publish.from), app.join(&publish.to));
-    let publication =
-        Publication { from: &from, to: &to, tell: &tell, step: &|| {}, stop: &asked_to_stop };
+    let publication = Publication {
+        from: &from,
+        to: &to,
+        tell: &tell,
+        step: &|| {},
+        stop: &|| init::asked_to_stop().is_some(),
+    };
     let shown = format!("{} to {}", publish.from.display(), to.display());
     match publish::publish(&publication) {
         Ok(done) => {
