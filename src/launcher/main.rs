@@ -10,6 +10,8 @@
 //! - It is linked statically and runs in an image that holds nothing else.
 //! - It never resolves a host name: a static glibc would look for NSS modules
 //!   of exactly its own version.
+//! - Layers of Cloud Native Buildpacks count wherever there are any: `buildpacks`.
+//!   `FORGE_LAUNCHER_COMPAT=cnb` makes it the launcher of CNB in all: `compat`.
 //! - What it refuses is written as `forge launcher: cannot …: …` with a line on
 //!   what to do next. Exit status: 127 no such program, 126 a program that
 //!   cannot be run, 82 anything else that stops the launcher, 2 wrong usage.
