@@ -122,14 +122,16 @@ fn directory(variable: &str, default: &str) -> PathBuf {
 fn read_table(layers: &Path) -> Result<Table, Failure> {
     let path = layers.join("config/metadata.toml");
     let doing = format!("read the process table `{}`", path.display());
+    let rebuild = "forge writes this file: build the image again, or report a bug";
     let text = fs::read_to_string(&path).map_err(|err| {
-        Failure::own(
-            &doing,
-            err,
-            "set CNB_LAYERS_DIR to the folder that holds config/metadata.toml",
-        )
+        let next = match err.kind() {
+            io::ErrorKind::NotFound => {
+                "set CNB_LAYERS_DIR to the folder that holds config/metadata.toml"
+            }
+            io::ErrorKind::PermissionDenied => "make it readable for the user of the container",
+            _ => rebuild,
+        };
+        Failure::own(&doing, err, next)
     })?;
-    Table::parse(&text).map_err(|err| {
-        Failure::own(&doing, err, "forge writes this file: build the image again, or report a bug")
-    })
+    Table::parse(&text).map_err(|err| Failure::own(&doing, err, rebuild))
 }
