@@ -74,10 +74,12 @@ mod tests {
         type = 'web'
         command = 'a'
         exec-env = ['production']
+        default = true
         [[processes]]
         type = 'web'
         command = 'b'
         exec-env = ['test', 'x']
+        default = true
         [[processes]]
         type = 'web'
         command = 'c'

@@ -10,6 +10,8 @@
 //! - It is linked statically and runs in an image that holds nothing else.
 //! - It resolves host names itself: a static glibc would look for NSS modules
 //!   of exactly its own version.
+//! - Layers of Cloud Native Buildpacks count wherever there are any: `buildpacks`.
+//!   `FORGE_LAUNCHER_COMPAT=cnb` makes it the launcher of CNB in all: `compat`.
 //! - What it refuses is written as `forge launcher: cannot …: …` with a line on
 //!   what to do next. Exit status: 127 no such program, 126 a program that
 //!   cannot be run, 82 anything else that stops the launcher, 2 wrong usage.
@@ -208,14 +210,16 @@ fn directory(variable: &str, default: &str) -> PathBuf {
 fn read_table(layers: &Path) -> Result<Table, Failure> {
     let path = layers.join("config/metadata.toml");
     let doing = format!("read the process table `{}`", path.display());
+    let rebuild = "forge writes this file: build the image again, or report a bug";
     let text = fs::read_to_string(&path).map_err(|err| {
-        Failure::own(
-            &doing,
-            err,
-            "set CNB_LAYERS_DIR to the folder that holds config/metadata.toml",
-        )
+        let next = match err.kind() {
+            io::ErrorKind::NotFound => {
+                "set CNB_LAYERS_DIR to the folder that holds config/metadata.toml"
+            }
+            io::ErrorKind::PermissionDenied => "make it readable for the user of the container",
+            _ => rebuild,
+        };
+        Failure::own(&doing, err, next)
     })?;
-    Table::parse(&text).map_err(|err| {
-        Failure::own(&doing, err, "forge writes this file: build the image again, or report a bug")
-    })
+    Table::parse(&text).map_err(|err| Failure::own(&doing, err, rebuild))
 }

@@ -99,6 +99,7 @@ fn said(image: &Image, stderr: &str, reason: &str, next: &str) {
 #[test]
 fn process_tables() {
     let table = "{}/layers/config/metadata.toml";
+    let again = "forge writes this file: build the image again";
     let cases: [(&[u8], &str); 4] = [
         (b"\xff", "stream did not contain valid UTF-8"),
         (b"[[processes]]\ntype = 'web'\ncommand = [", "line 3: "),
@@ -111,12 +112,14 @@ fn process_tables() {
     for (text, reason) in cases {
         let image = Image::new();
         image.file("layers/config/metadata.toml", 0o644, text);
-        check(&image, 82, &format!("read the process table `{table}`: {reason}"), "");
+        check(&image, 82, &format!("read the process table `{table}`: {reason}"), again);
     }
     let image = Image::new();
     fs::remove_file(image.0.join("layers/config/metadata.toml")).expect("it was there");
     fs::create_dir(image.0.join("layers/config/metadata.toml")).expect("it can be made");
-    check(&image, 82, &format!("`{table}`: Is a directory"), "");
+    check(&image, 82, &format!("`{table}`: Is a directory"), again);
+    fs::remove_dir(image.0.join("layers/config/metadata.toml")).expect("it was there");
+    check(&image, 82, &format!("`{table}`: No such file or directory"), "set CNB_LAYERS_DIR");
 }
 
 #[test]
@@ -160,7 +163,8 @@ fn files_that_nobody_may_read() {
         image.place(&mut command);
         let (_, stderr, code) = run(&mut command);
         assert_eq!(code, Some(82), "{stderr}");
-        said(&image, &stderr, &format!("{text}: Permission denied"), "");
+        let next = "make it readable for the user of the container";
+        said(&image, &stderr, &format!("{text}: Permission denied"), next);
     }
 }
 

@@ -29,12 +29,18 @@ use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::mpsc;
+use std::thread;
+use std::time::Duration;
 
 const LAUNCHER: &str = env!("CARGO_BIN_EXE_forge-launcher");
 const CASES: &str = include_str!("cases.txt");
 
 /// The cases of the reference that must have a row.
 const REFERENCE: std::ops::RangeInclusive<u32> = 1..=122;
+
+/// One row takes a few milliseconds.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// PATH of an image that the reference has made.
 const PATH: &str = "/cnb/process:/cnb/lifecycle:/usr/bin:/bin";
@@ -508,39 +514,66 @@ fn unable(case: &Case) -> Option<&'static str> {
     if permitted { None } else { Some("`unshare -Urm` and mounts are not permitted here") }
 }
 
-#[test]
-fn the_table() {
-    let cases = parse(CASES);
-    let (mut ran, mut wrong, mut differing) = (0, Vec::new(), 0);
-    let mut skipped = Vec::new();
-    for case in &cases {
-        if let Some(reason) = unable(case) {
-            skipped.push(format!("{}: {reason}", case.title));
-            continue;
-        }
-        ran += 1;
-        let title = &case.title;
-        if let Some(expected) = &case.reference {
-            let found = run(case, &[("FORGE_LAUNCHER_COMPAT", "cnb")]);
-            let differences = differences(&found, expected);
-            if !differences.is_empty() {
-                wrong.push(format!("{title} as CNB: {differences:?}\n{found:#?}"));
-            }
-        }
-        let expected = case.forge.as_ref().or(case.reference.as_ref()).expect("an expectation");
-        differing += u32::from(case.forge.is_some() && case.reference.is_some());
-        let found = run(case, &[]);
+/// What all rows led to.
+#[derive(Default)]
+struct Sum {
+    ran: usize,
+    differing: usize,
+    skipped: Vec<String>,
+    wrong: Vec<String>,
+}
+
+/// Runs one row in both modes.
+fn both(case: &Case, result: &mut Sum) {
+    let title = &case.title;
+    if let Some(reason) = unable(case) {
+        result.skipped.push(format!("{title}: {reason}"));
+        return;
+    }
+    result.ran += 1;
+    result.differing += usize::from(case.forge.is_some() && case.reference.is_some());
+    let own = case.forge.as_ref().or(case.reference.as_ref());
+    let compat = [("FORGE_LAUNCHER_COMPAT", "cnb")];
+    for (mode, more, expected) in
+        [("CNB", &compat[..], case.reference.as_ref()), ("forge", &[], own)]
+    {
+        let Some(expected) = expected else { continue };
+        let found = run(case, more);
         let differences = differences(&found, expected);
         if !differences.is_empty() {
-            wrong.push(format!("{title} as forge: {differences:?}\n{found:#?}"));
+            result.wrong.push(format!("{title} as {mode}: {differences:?}\n{found:#?}"));
         }
     }
-    println!("{} cases: {ran} ran, {differing} differ on purpose", cases.len());
+}
+
+#[test]
+fn the_table() {
+    let count = parse(CASES).len();
+    // Elsewhere, so that a launcher that does not end has a name.
+    let (progress, titles) = mpsc::channel();
+    let all = thread::spawn(move || {
+        let mut result = Sum::default();
+        for case in &parse(CASES) {
+            progress.send(case.title.clone()).expect("somebody listens");
+            both(case, &mut result);
+        }
+        result
+    });
+    let mut last = String::new();
+    loop {
+        match titles.recv_timeout(PATIENCE) {
+            Ok(title) => last = title,
+            Err(mpsc::RecvTimeoutError::Disconnected) => break,
+            Err(mpsc::RecvTimeoutError::Timeout) => panic!("{last} does not end"),
+        }
+    }
+    let Sum { ran, differing, skipped, wrong } = all.join().expect("all rows are run");
+    println!("{count} cases: {ran} ran, {differing} differ on purpose");
     for skipped in &skipped {
         println!("not run: {skipped}");
     }
     assert!(wrong.is_empty(), "{} wrong\n{}", wrong.len(), wrong.join("\n"));
-    assert_eq!(ran + skipped.len(), cases.len());
+    assert_eq!(ran + skipped.len(), count);
 }
 
 #[test]
