@@ -153,15 +153,18 @@ fn number(count: &Count, limits: Limits) -> (u64, String) {
 
 impl Limits {
     /// Those of the running system.
+    ///
+    /// Not by `available_parallelism` of the standard library: it would read the same files
+    /// once more, by code of its own.
     fn here() -> Limits {
-        let processors = std::thread::available_parallelism().map_or(1, |number| number.get());
-        Limits::read(Path::new("/"), processors as u64)
+        Limits::read(Path::new("/"))
     }
 
-    /// Those that the files below `root` tell, of a machine with so many processors.
-    fn read(root: &Path, processors: u64) -> Limits {
+    /// Those that the files below `root` tell.
+    fn read(root: &Path) -> Limits {
         let groups = fs::read_to_string(root.join("proc/self/cgroup")).unwrap_or_default();
         let mounted = root.join("sys/fs/cgroup");
+        let processors = processors_of_machine(root).unwrap_or(1);
         let mut limits = Limits { processors, memory: memory_of_machine(root) };
         for group in groups.lines() {
             let mut parts = group.splitn(3, ':').skip(1);
@@ -204,6 +207,17 @@ impl Limits {
     }
 }
 
+/// Those that this process may run on: `Cpus_allowed_list: 0-3,8`.
+fn processors_of_machine(root: &Path) -> Option<u64> {
+    let text = fs::read_to_string(root.join("proc/self/status")).ok()?;
+    let list = text.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:"))?;
+    list.trim().split(',').try_fold(0, |sum: u64, part| {
+        let (first, last) = part.split_once('-').unwrap_or((part, part));
+        let (first, last): (u64, u64) = (first.parse().ok()?, last.parse().ok()?);
+        sum.checked_add(last.checked_sub(first)?.checked_add(1)?)
+    })
+}
+
 fn memory_of_machine(root: &Path) -> Option<u64> {
     let text = fs::read_to_string(root.join("proc/meminfo")).ok()?;
     let total = text.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
@@ -221,9 +235,10 @@ mod tests {
 
     #[track_caller]
     fn limits(files: &[(&str, &str)], processors: u64, megabytes: u64) {
-        let folder = Folder::with(files);
+        let status = ("proc/self/status", "Name:\tx\nCpus_allowed_list:\t0-3,6,9-11\n");
+        let folder = Folder::with(&[files, &[status]].concat());
         let expected = Limits { processors, memory: Some(megabytes * MEBIBYTE) };
-        assert_eq!(Limits::read(folder.path(), 8), expected, "{files:?}");
+        assert_eq!(Limits::read(folder.path()), expected, "{files:?}");
     }
 
     #[test]
@@ -294,6 +309,14 @@ mod tests {
             8,
             8192,
         );
+    }
+
+    #[test]
+    fn of_this_machine() {
+        let processors = std::thread::available_parallelism().map_or(1, |number| number.get());
+        assert_eq!(Limits::here().processors, processors as u64);
+        let nothing = Limits { processors: 1, memory: None };
+        assert_eq!(Limits::read(Folder::with(&[]).path()), nothing);
     }
 
     #[test]

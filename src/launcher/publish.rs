@@ -75,7 +75,7 @@ pub struct Done {
     /// Files and links that were there.
     pub equal: usize,
     /// What was left out, and why; sorted by name.
-    pub left: Vec<String>,
+    pub left: BTreeSet<String>,
 }
 
 /// Why it could not be done.
@@ -187,14 +187,13 @@ pub fn publish(publication: &Publication) -> Result<Done, Trouble> {
                 }
             }
             State::Foreign(what) => {
-                done.left.push(format!("{}: {what}", name.display()));
+                done.left.insert(format!("{}: {what}", name.display()));
                 if mark.kind == Kind::Folder {
                     foreign_folder = Some(name);
                 }
             }
         }
     }
-    done.left.sort();
     if lock.held {
         remove_unfinished(to, &sources, step)?;
     }
@@ -228,7 +227,7 @@ pub fn publish(publication: &Publication) -> Result<Done, Trouble> {
         folders.extend(path.parent().map(Path::to_owned));
         let marks = known.get(*name);
         if !still(&path, marks).map_err(trouble("read", &path))? {
-            done.left.push(format!("{}: it has just been written by somebody", name.display()));
+            done.left.insert(format!("{}: it has just been written by somebody", name.display()));
             target.remove(*name);
             continue;
         }
@@ -343,7 +342,7 @@ fn list(
     root: &Path,
     folder: &Path,
     sources: &mut BTreeMap<PathBuf, Source>,
-    left: &mut Vec<String>,
+    left: &mut BTreeSet<String>,
 ) -> Result<(), Trouble> {
     let path = root.join(folder);
     let entries = fs::read_dir(&path).map_err(trouble("read the folder", &path))?;
@@ -353,7 +352,7 @@ fn list(
         let found = entry.metadata().map_err(trouble("read", &entry.path()))?;
         let own = [PUBLISHED, PUBLISHING].iter().any(|own| name == Path::new(own));
         let source = if own || entry.file_name().as_bytes().starts_with(NEW.as_bytes()) {
-            left.push(format!("{}: the name is the launcher's own", name.display()));
+            left.insert(format!("{}: the name is the launcher's own", name.display()));
             continue;
         } else if found.is_dir() {
             list(root, &name, sources, left)?;
@@ -363,12 +362,12 @@ fn list(
         } else if found.is_symlink() {
             let leads = fs::read_link(entry.path()).map_err(trouble("read", &entry.path()))?;
             if !stays_inside(folder, &leads) {
-                left.push(format!("{}: the link leads out of the folder", name.display()));
+                left.insert(format!("{}: the link leads out of the folder", name.display()));
                 continue;
             }
             Source::Link(leads)
         } else {
-            left.push(format!("{}: it is neither file, folder nor link", name.display()));
+            left.insert(format!("{}: it is neither file, folder nor link", name.display()));
             continue;
         };
         sources.insert(name, source);
@@ -431,15 +430,18 @@ fn state(
     };
     match source {
         Source::Folder if found.is_dir() => return Ok(State::Equal(other_mode(FOLDER_MODE))),
-        Source::File(mode) if found.is_file() && found.len() == mark.size => {
-            if equal(from, path).map_err(trouble("read", path))? {
-                return Ok(State::Equal(other_mode(*mode)));
-            }
+        Source::File(mode)
+            if found.is_file()
+                && found.len() == mark.size
+                && equal(from, path).map_err(trouble("read", path))? =>
+        {
+            return Ok(State::Equal(other_mode(*mode)));
         }
-        Source::Link(leads) if found.is_symlink() => {
-            if fs::read_link(path).map_err(trouble("read", path))? == *leads {
-                return Ok(State::Equal(None));
-            }
+        Source::Link(leads)
+            if found.is_symlink()
+                && fs::read_link(path).map_err(trouble("read", path))? == *leads =>
+        {
+            return Ok(State::Equal(None));
         }
         _ => {}
     }
@@ -771,7 +773,7 @@ mod tests {
             &[("media/photo.jpg", "photo"), ("note.txt", "mine")],
         );
         let done = bench.publish().expect("it works");
-        assert_eq!(done, Done { written: 3, equal: 0, left: vec![] });
+        assert_eq!(done, Done { written: 3, equal: 0, left: BTreeSet::new() });
         let uploads = [("media/photo.jpg", "photo"), ("note.txt", "mine")];
         let first = [("index.html", "one"), ("assets/a-1.js", "a1"), ("assets/deep/b.js", "b")];
         assert_eq!(bench.volume(), map(&[&uploads[..], &first].concat()));
@@ -782,13 +784,13 @@ mod tests {
         let times = before.each_ref().map(|path| time(path));
         thread::sleep(Duration::from_millis(20));
         let done = bench.publish().expect("it works");
-        assert_eq!(done, Done { written: 0, equal: 3, left: vec![] });
+        assert_eq!(done, Done { written: 0, equal: 3, left: BTreeSet::new() });
         assert_eq!(before.each_ref().map(|path| time(path)), times);
 
         // The next release: same size, other bytes; a new name; an old one stays.
         bench.release(&[("index.html", "two"), ("assets/a-2.js", "a2"), ("assets/deep/b.js", "b")]);
         let done = bench.publish().expect("it works");
-        assert_eq!(done, Done { written: 2, equal: 1, left: vec![] });
+        assert_eq!(done, Done { written: 2, equal: 1, left: BTreeSet::new() });
         let second = [("index.html", "two"), ("assets/a-1.js", "a1"), ("assets/a-2.js", "a2")];
         let all = [&uploads[..], &second, &[("assets/deep/b.js", "b")]].concat();
         assert_eq!(bench.volume(), map(&all));
@@ -826,7 +828,7 @@ mod tests {
             "out: there is a file that forge has not published",
         ];
         let done = bench.publish().expect("it works");
-        assert_eq!(done, Done { written: 2, equal: 1, left: left.map(str::to_owned).to_vec() });
+        assert_eq!(done, Done { written: 2, equal: 1, left: left.map(str::to_owned).into() });
         assert_eq!(fs::read_dir(&outside).expect("it can be read").count(), 0);
 
         // What was the same by chance did not become the launcher's.
@@ -837,7 +839,7 @@ mod tests {
             "edited: the published file was changed by somebody",
             "same.txt: there is a file that forge has not published",
         ];
-        assert_eq!(done, Done { written: 1, equal: 0, left: left.map(str::to_owned).to_vec() });
+        assert_eq!(done, Done { written: 1, equal: 0, left: left.map(str::to_owned).into() });
         let volume = bench.volume();
         assert_eq!((volume["edited"].as_str(), volume["same.txt"].as_str()), ("mine!", "same"));
         assert_eq!(volume["name with % and \n"], "y");
@@ -890,7 +892,7 @@ mod tests {
         bench.release(&[("a/link.js", "file"), ("run.sh/x", "x"), ("folder/real.js", "x")]);
         symlink("link.js", from.join("a/real.js")).expect("it can be made");
         let done = bench.publish().expect("it works");
-        assert_eq!((done.written, done.left), (4, vec![]));
+        assert_eq!((done.written, done.left), (4, BTreeSet::new()));
         assert!(!bench.to().join("folder").is_symlink());
         assert_eq!(bench.volume()["folder/real.js"], "x");
         assert_eq!(bench.volume()["a/real.js"], "-> link.js");
@@ -925,7 +927,7 @@ mod tests {
                 bench.release(then);
                 symlink("a/2.js", bench.from().join("link")).expect("it can be made");
                 let done = bench.publish().expect("it works");
-                assert_eq!(done.left, Vec::<String>::new(), "step {step}");
+                assert_eq!(done.left, BTreeSet::new(), "step {step}");
                 let volume = bench.volume();
                 let expected = [then, &uploads, &[("a/later", "mine"), ("a/1.js", "1")]].concat();
                 for (name, text) in expected {
@@ -937,7 +939,7 @@ mod tests {
                 assert_eq!(all[PUBLISHING], "", "step {step}");
                 // All of it is known to be the launcher's: the release before comes back.
                 bench.release(&old[..2]);
-                assert_eq!(bench.publish().expect("it works").left, Vec::<String>::new());
+                assert_eq!(bench.publish().expect("it works").left, BTreeSet::new());
                 assert_eq!(bench.volume()["index.html"], "old");
                 if !killed {
                     break;

@@ -262,8 +262,10 @@ fn ask(server: SocketAddr, name: &str, timeout: Duration) -> io::Result<Vec<IpAd
         }
         _ => {
             // The older kind first: more services listen there.
-            addresses.sort_by_key(IpAddr::is_ipv6);
-            Ok(addresses)
+            let (newer, mut older): (Vec<_>, Vec<_>) =
+                addresses.into_iter().partition(IpAddr::is_ipv6);
+            older.extend(newer);
+            Ok(older)
         }
     }
 }

@@ -8,7 +8,7 @@
 use std::io;
 use std::net::{SocketAddr, TcpStream};
 use std::os::unix::net::UnixStream;
-use std::sync::mpsc::{self, RecvTimeoutError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -25,6 +25,8 @@ const TRY: Duration = Duration::from_secs(5);
 const FIRST_LINE: Duration = Duration::from_secs(2);
 /// How often it is looked whether the launcher shall stop.
 const LOOK: Duration = Duration::from_millis(100);
+/// How long before the limit the last try ends, so that what it has seen can be told.
+const MARGIN: Duration = Duration::from_millis(200);
 /// The least that a limit means: a try needs some time.
 const LEAST: Duration = Duration::from_secs(1);
 
@@ -56,28 +58,34 @@ pub enum Ended {
 pub fn wait(targets: &[Target], waiting: &Waiting) -> Result<(), Ended> {
     let start = Instant::now();
     let deadline = start + waiting.limit.max(LEAST);
-    let (send, receive) = mpsc::channel();
+    let first = targets.iter().map(|_| Some("no answer yet".to_owned())).collect();
+    let states: States = Arc::new(Mutex::new(first));
     for (index, target) in targets.iter().cloned().enumerate() {
-        let (send, resolver) = (send.clone(), waiting.resolver.clone());
+        let (states, resolver) = (Arc::clone(&states), waiting.resolver.clone());
+        let launcher = thread::current();
         thread::spawn(move || {
             let mut pause = FIRST_PAUSE;
             loop {
-                let result = attempt(&target, &resolver, deadline);
-                let ready = result.is_ok();
-                // Nobody listens any more when the launcher has given up.
-                if send.send((index, result)).is_err() || ready {
-                    return;
+                let last = attempt(&target, &resolver, deadline - MARGIN).err();
+                let ready = last.is_none();
+                if let Some(state) = locked(&states).get_mut(index) {
+                    *state = last;
+                }
+                if ready {
+                    return launcher.unpark();
                 }
                 thread::sleep(pause);
                 pause = (pause * 2).min(LONGEST_PAUSE);
             }
         });
     }
-    let mut pending: Vec<Option<String>> =
-        targets.iter().map(|_| Some("it was not tried to the end".to_owned())).collect();
     let mut next_line = FIRST_LINE;
     let mut told = false;
-    while pending.iter().any(Option::is_some) {
+    loop {
+        let pending = locked(&states).clone();
+        if pending.iter().all(Option::is_none) {
+            break;
+        }
         if (waiting.stop)() {
             return Err(Ended::Stopped);
         }
@@ -86,16 +94,6 @@ pub fn wait(targets: &[Target], waiting: &Waiting) -> Result<(), Ended> {
             let all = targets.iter().zip(pending);
             let open = all.filter_map(|(target, last)| Some((target.to_string(), last?)));
             return Err(Ended::NotReady(open.collect()));
-        }
-        match receive.recv_timeout(left.min(LOOK)) {
-            Ok((index, result)) => {
-                if let Some(state) = pending.get_mut(index) {
-                    *state = result.err();
-                }
-            }
-            Err(RecvTimeoutError::Timeout) => {}
-            // Each thread holds a sender until its service is ready.
-            Err(RecvTimeoutError::Disconnected) => thread::sleep(left.min(LOOK)),
         }
         if start.elapsed() >= next_line {
             next_line *= 2;
@@ -106,11 +104,20 @@ pub fn wait(targets: &[Target], waiting: &Waiting) -> Result<(), Ended> {
                 }
             }
         }
+        thread::park_timeout(left.min(LOOK));
     }
     if told {
         (waiting.tell)(&format!("all is ready after {} s", start.elapsed().as_secs()));
     }
     Ok(())
+}
+
+/// For each service what was last seen of it; nothing when it is ready.
+type States = Arc<Mutex<Vec<Option<String>>>>;
+
+/// What is behind the lock is whole at any time.
+fn locked(states: &States) -> MutexGuard<'_, Vec<Option<String>>> {
+    states.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Tries a service once.
@@ -305,7 +312,7 @@ mod tests {
         let Err(Ended::NotReady(open)) = result else { panic!("{result:?}") };
         let open: Vec<String> =
             open.iter().map(|(name, last)| format!("{name} | {last}")).collect();
-        assert!(open[0].starts_with(&format!("MySQL at 127.0.0.1:{port} | it ")), "{open:?}");
+        assert!(open[0].ends_with(" | it accepts connections and does not answer"), "{open:?}");
         assert_eq!(open[1], format!("a service at 127.0.0.1:{closed} | nothing listens there"));
         assert!(
             open[2].starts_with(&format!(
