@@ -149,7 +149,7 @@ pub fn entry(text: &str, environment: &Environment) -> Result<Entry, String> {
         Err(unset) => return Ok(Entry::Nothing(format!("{unset} is not set"))),
     };
     // What is in the table is public, up to a password that somebody wrote there.
-    let variable = (!variables.is_empty() && !text.contains('@')).then(|| text.to_owned());
+    let variable = (!variables.is_empty() && !text.contains(['@', '='])).then(|| text.to_owned());
     Ok(match address(value.trim())? {
         Some((service, places)) => Entry::Target(Target { variable, service, places }),
         None => Entry::Nothing("it is no service".to_owned()),
@@ -203,8 +203,11 @@ fn address(text: &str) -> Result<Address, String> {
     if text.starts_with('/') {
         return Ok(Some((Service::Listening, vec![Place::Socket(text.into())])));
     }
-    if let Some((scheme, rest)) = text.split_once("://") {
-        return url(&scheme.to_ascii_lowercase(), rest);
+    let scheme = |c: char| c.is_ascii_alphanumeric() || "+-.".contains(c);
+    if let Some((name, rest)) = text.split_once("://")
+        && name.chars().all(scheme)
+    {
+        return url(&name.to_ascii_lowercase(), rest);
     }
     if let Some(path) = text.strip_prefix("unix:") {
         return url("unix", path);
@@ -564,6 +567,8 @@ mod tests {
         check("tcp://$DB_HOST:5432", "`tcp://$DB_HOST:5432`: a service at db:5432");
         check("$DB_PORT", "`$DB_PORT`: a service at 172.17.0.5:5432");
         check("postgres://me:s3cret@$DB_HOST/x", "PostgreSQL at db:5432 as me in x");
+        check("host=$DB_HOST password=s3cret", "PostgreSQL at db:5432 as postgres in -");
+        check("host=db password=s3cret://x", "PostgreSQL at db:5432 as postgres in -");
         check("$NOWHERE", "nothing: NOWHERE is not set");
         check("$EMPTY", "nothing: EMPTY is not set");
         check("sqlite3:db/production.sqlite3", "nothing: it is no service");

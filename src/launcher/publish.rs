@@ -30,7 +30,7 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt, symlink};
 use std::path::{Component, Path, PathBuf};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crate::digest::{Digest, Hasher};
 
@@ -510,7 +510,8 @@ fn aside(path: &Path) -> PathBuf {
     let mut bytes = [0; 8];
     let random = File::open("/dev/urandom").and_then(|mut file| file.read_exact(&mut bytes));
     if random.is_err() {
-        bytes = (Instant::now().elapsed().as_nanos() as u64).to_be_bytes();
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        bytes = (now.as_nanos() as u64).to_be_bytes();
     }
     path.with_file_name(format!("{NEW}{:016x}", u64::from_be_bytes(bytes)))
 }

@@ -19,7 +19,9 @@ use crate::resolve::Resolver;
 /// The pause after the first try, doubled after each, and the longest.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
-/// How long one connection or one answer may take: longer than a lost packet or two.
+/// How long one connection or one answer may take: longer than a lost packet or two. It is no
+/// more than this part of the limit, so that a short one still ends with something to tell.
+const PART: u32 = 4;
 const TRY: Duration = Duration::from_secs(5);
 /// When the first line of the story is told.
 const FIRST_LINE: Duration = Duration::from_secs(2);
@@ -57,18 +59,20 @@ pub enum Ended {
 /// See [`Ended`].
 pub fn wait(targets: &[Target], waiting: &Waiting) -> Result<(), Ended> {
     let start = Instant::now();
-    let deadline = start + waiting.limit.max(LEAST);
+    let limit = waiting.limit.max(LEAST);
+    let deadline = start + limit;
+    let time = Time { deadline: deadline - MARGIN, each: TRY.min(limit / PART) };
     let first = targets.iter().map(|_| Some("no answer yet".to_owned())).collect();
     let states: States = Arc::new(Mutex::new(first));
     for (index, target) in targets.iter().cloned().enumerate() {
-        let (states, resolver) = (Arc::clone(&states), waiting.resolver.clone());
+        let (shared, resolver) = (Arc::clone(&states), waiting.resolver.clone());
         let launcher = thread::current();
-        thread::spawn(move || {
+        let tries = move || {
             let mut pause = FIRST_PAUSE;
             loop {
-                let last = attempt(&target, &resolver, deadline - MARGIN).err();
+                let last = attempt(&target, &resolver, time).err();
                 let ready = last.is_none();
-                if let Some(state) = locked(&states).get_mut(index) {
+                if let Some(state) = locked(&shared).get_mut(index) {
                     *state = last;
                 }
                 if ready {
@@ -77,7 +81,13 @@ pub fn wait(targets: &[Target], waiting: &Waiting) -> Result<(), Ended> {
                 thread::sleep(pause);
                 pause = (pause * 2).min(LONGEST_PAUSE);
             }
-        });
+        };
+        // The container may allow no more of them.
+        if let Err(err) = thread::Builder::new().spawn(tries)
+            && let Some(state) = locked(&states).get_mut(index)
+        {
+            *state = Some(format!("no thread to try it: {err}"));
+        }
     }
     let mut next_line = FIRST_LINE;
     let mut told = false;
@@ -121,11 +131,11 @@ fn locked(states: &States) -> MutexGuard<'_, Vec<Option<String>>> {
 }
 
 /// Tries a service once.
-fn attempt(target: &Target, resolver: &Resolver, deadline: Instant) -> Result<(), String> {
+fn attempt(target: &Target, resolver: &Resolver, time: Time) -> Result<(), String> {
     let mut reasons: Vec<String> = Vec::new();
     let several = target.places.len() > 1;
     for place in &target.places {
-        match at_place(place, &target.service, resolver, deadline) {
+        match at_place(place, &target.service, resolver, time) {
             Ok(()) => return Ok(()),
             Err(reason) if several => reasons.push(format!("{place}: {reason}")),
             Err(reason) => reasons.push(reason),
@@ -138,25 +148,25 @@ fn at_place(
     place: &Place,
     service: &Service,
     resolver: &Resolver,
-    deadline: Instant,
+    time: Time,
 ) -> Result<(), String> {
     match place {
         Place::Socket(path) => at(service, || {
             let stream = UnixStream::connect(path)?;
-            let left = left(deadline);
+            let left = time.left();
             stream.set_read_timeout(Some(left))?;
             stream.set_write_timeout(Some(left))?;
             Ok(stream)
         }),
         Place::Host(host, port) => {
-            let addresses = resolver.resolve(host, deadline)?;
+            let addresses = resolver.resolve(host, time.deadline)?;
             let several = addresses.len() > 1;
             let mut reasons: Vec<String> = Vec::new();
             for address in addresses {
                 let address = SocketAddr::new(address, *port);
                 let result = at(service, || {
-                    let stream = TcpStream::connect_timeout(&address, left(deadline))?;
-                    let left = left(deadline);
+                    let stream = TcpStream::connect_timeout(&address, time.left())?;
+                    let left = time.left();
                     stream.set_read_timeout(Some(left))?;
                     stream.set_write_timeout(Some(left))?;
                     Ok(stream)
@@ -174,10 +184,20 @@ fn at_place(
     }
 }
 
-/// What a single connection or answer may take. Never zero, which would mean no limit.
-fn left(deadline: Instant) -> Duration {
-    let left = deadline.saturating_duration_since(Instant::now());
-    left.clamp(Duration::from_millis(1), TRY)
+/// The time that a try has.
+#[derive(Clone, Copy)]
+struct Time {
+    deadline: Instant,
+    /// For a single connection or answer.
+    each: Duration,
+}
+
+impl Time {
+    /// Never zero, which would mean no limit.
+    fn left(self) -> Duration {
+        let left = self.deadline.saturating_duration_since(Instant::now());
+        left.clamp(Duration::from_millis(1), self.each)
+    }
 }
 
 fn at<S: io::Read + io::Write>(
