@@ -52,9 +52,19 @@ fn logs(docker: &Docker, container: &str) -> String {
     text(&output.stdout) + &text(&output.stderr)
 }
 
+/// Waits until the app answers; when it never does, its words tell why.
+#[track_caller]
+fn answers(docker: &Docker, container: &str, port: u16) {
+    let started = Instant::now();
+    while !get(port, "/up").is_some_and(|(head, _)| head.contains(" 200 ")) {
+        assert!(started.elapsed() < Duration::from_secs(60), "{}", logs(docker, container));
+        std::thread::sleep(Duration::from_millis(100));
+    }
+}
+
 #[test]
 fn a_django_entrypoint() {
-    if !have(&["dockerd", "docker", "runc", "setpriv", "/usr/sbin/nginx"]) || !need_root() {
+    if !have(&["dockerd", "docker", "runc", "setpriv", "nginx"]) || !need_root() {
         return;
     }
     let app = checkout("entrypoint");
@@ -70,7 +80,8 @@ fn a_django_entrypoint() {
 
     let volume = folder("volume");
     fs::write(volume.join("uploaded.txt"), "by a user").unwrap();
-    give(&volume);
+    // The user of the image.
+    std::os::unix::fs::chown(&volume, Some(1000), Some(1000)).unwrap();
     let web_port = port();
     let mount = format!("{}:/srv/static", volume.display());
     let variables = [
@@ -97,8 +108,7 @@ fn a_django_entrypoint() {
     wait("a word on what is waited for", || logs(&docker, &web).contains("DATABASE_URL"));
     assert!(!logs(&docker, &web).contains("Applying"), "{}", logs(&docker, &web));
     postgres.server.signal(Signal::CONT);
-    let answers = || get(web_port, "/up").is_some_and(|(head, _)| head.contains(" 200 "));
-    wait("the web process' answer", answers);
+    answers(&docker, &web, web_port);
     let said = logs(&docker, &web);
     for expected in ["Applying journal.0001_initial... OK", "made the account ada"] {
         assert!(said.contains(expected), "{said}");
@@ -127,7 +137,7 @@ fn a_django_entrypoint() {
     let status = docker.ok(&["inspect", "--format", "{{.State.ExitCode}}", &web]);
     assert!(["0", "143"].contains(&status.as_str()), "{status}");
     let again = run(&["-d"], &[]);
-    wait("the second answer", answers);
+    answers(&docker, &again, web_port);
     let said = logs(&docker, &again);
     assert!(said.contains("No migrations to apply") && said.contains("ada is there"), "{said}");
     docker.ok(&["stop", "--time", "30", &again]);
@@ -179,9 +189,7 @@ fn a_rails_entrypoint() {
     };
     // Both in one container, the database made ready first.
     let both = run(&["--all", "web", "worker"]);
-    wait("the web process' answer", || {
-        get(web_port, "/up").is_some_and(|(head, _)| head.contains(" 200 "))
-    });
+    answers(&docker, &both, web_port);
     wait("Sidekiq", || logs(&docker, &both).contains("worker"));
     let started = Instant::now();
     docker.ok(&["stop", "--time", "30", &both]);
@@ -190,9 +198,7 @@ fn a_rails_entrypoint() {
     // Puma under the launcher's init ends each time that it is asked to.
     for _ in 0..5 {
         let web = run(&[]);
-        wait("the web process' answer", || {
-            get(web_port, "/up").is_some_and(|(head, _)| head.contains(" 200 "))
-        });
+        answers(&docker, &web, web_port);
         let started = Instant::now();
         docker.ok(&["stop", "--time", "30", &web]);
         assert!(started.elapsed() < Duration::from_secs(15), "it took {:?}", started.elapsed());
