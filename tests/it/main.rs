@@ -12,6 +12,7 @@ mod cache;
 mod container;
 mod gems;
 mod javascript;
+mod launcher;
 mod proxies;
 mod pull;
 mod push;
