@@ -74,6 +74,8 @@ pub fn compile(launcher: &Launcher) -> Result<(), String> {
         .arg(format!("--target={}", launcher.target))
         .args(["-Ctarget-feature=+crt-static", "-Copt-level=z", "-Clto=fat"])
         .args(["-Ccodegen-units=1", "-Cpanic=abort", "-Cstrip=symbols", "-Cembed-bitcode=yes"])
+        // Small: no table of relocations, no index for unwinding, which it never does.
+        .args(["-Crelocation-model=static", "-Clink-arg=-Wl,--no-eh-frame-hdr"])
         .arg(remap)
         .arg("-o")
         .arg(&launcher.output)

@@ -5,7 +5,7 @@ set -eu
 cd "$(dirname "$0")/.."
 
 need="docker.io runc skopeo umoci docker-registry openssl postgresql faketime apache2-utils util-linux mount procps
-mmdebstrap debian-archive-keyring redis-server"
+mmdebstrap debian-archive-keyring redis-server mariadb-server nginx-light python3"
 missing=""
 for package in $need; do
     dpkg-query -W -f='${Status}' "$package" 2>/dev/null | grep -q 'ok installed' || missing="$missing $package"

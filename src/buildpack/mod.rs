@@ -10,6 +10,7 @@
 //! Texts may hold `${fact.name}`; names without a dot are left to the shell, and
 //! `${fact.name?}` is empty when there is no such fact.
 
+mod launch;
 mod library;
 mod planner;
 mod steps;
@@ -20,8 +21,9 @@ use std::collections::BTreeMap;
 use serde::Deserialize;
 use thiserror::Error;
 
-use crate::plan::{Hint, PlanError};
+use crate::plan::{Hint, PlanError, Preparation, Start};
 
+pub use launch::ProcessWish;
 pub use library::Library;
 pub use planner::{Planned, Wishes, plan};
 
@@ -71,6 +73,9 @@ pub struct Buildpack {
     /// Environment of the image.
     #[serde(default)]
     pub environment: BTreeMap<String, String>,
+    /// What holds for all that the image starts.
+    #[serde(default)]
+    pub start: Start,
     /// Process types; of several with one type the first that fits wins.
     #[serde(default, rename = "process")]
     pub processes: Vec<ProcessTemplate>,
@@ -279,6 +284,9 @@ pub struct ProcessTemplate {
     pub when: Vec<String>,
     /// The command line.
     pub command: String,
+    /// What happens before it starts.
+    #[serde(default)]
+    pub start: Preparation,
 }
 
 fn can(known: &[String]) -> String {
@@ -376,6 +384,24 @@ pub enum BuildpackError {
         kind: String,
         /// Why not.
         problem: &'static str,
+    },
+    /// What is said of a process cannot be meant.
+    #[error("{origin}: process `{kind}`: {problem}")]
+    Process {
+        /// File or buildpack.
+        origin: String,
+        /// The type.
+        kind: String,
+        /// What is wrong.
+        problem: String,
+    },
+    /// What is said of all processes cannot be meant.
+    #[error("{origin}: [start]: {problem}")]
+    Start {
+        /// File or buildpack.
+        origin: String,
+        /// What is wrong.
+        problem: String,
     },
     /// The steps do not fit together.
     #[error(transparent)]

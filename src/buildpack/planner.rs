@@ -2,11 +2,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::steps::{Maker, in_image, launcher_step, source_step};
+use super::launch::{ProcessWish, launcher_step, processes, start};
+use super::steps::{Maker, in_image, source_step};
 use super::template::{Filled, fill, holds};
 use super::{Buildpack, BuildpackError, Library, StepTemplate};
 use crate::facts::Facts;
-use crate::plan::{Hint, ImageRecipe, LayerRecipe, Plan, Process, Step};
+use crate::plan::{Hint, ImageRecipe, LayerRecipe, Plan, Start, Step};
 
 /// What the user asks for beyond what facts say.
 #[derive(Clone, Debug, Default)]
@@ -27,8 +28,10 @@ pub struct Wishes {
     pub environment: BTreeMap<String, String>,
     /// Environment of steps that run the app's code.
     pub build_environment: BTreeMap<String, String>,
-    /// Process types; an empty command removes one.
-    pub processes: BTreeMap<String, String>,
+    /// Process types.
+    pub processes: BTreeMap<String, ProcessWish>,
+    /// What holds for all that the image starts.
+    pub start: Start,
     /// Labels of the image.
     pub labels: BTreeMap<String, String>,
     /// The launcher's bytes.
@@ -96,7 +99,8 @@ pub fn plan(library: &Library, facts: &Facts, wishes: &Wishes) -> Result<Planned
     let processes = processes(&chain, &facts, wishes)?;
     let environment = maker.image_environment(&chain)?;
     steps.push(source_step("app", "the app's files", &of_app));
-    steps.push(launcher_step(&processes, &wishes.launcher));
+    let start = start(&chain, wishes)?;
+    steps.push(launcher_step(&processes, &start, &wishes.launcher));
     layers.push(LayerRecipe { step: "app".to_owned(), of_app: true });
     layers.push(LayerRecipe { step: "launcher".to_owned(), of_app: false });
     let image = ImageRecipe { layers, environment, processes, labels: wishes.labels.clone() };
@@ -368,56 +372,6 @@ fn hints(chain: &[&Buildpack], facts: &Facts) -> Vec<Hint> {
             known: hint.known.clone(),
         })
         .collect()
-}
-
-fn processes(
-    chain: &[&Buildpack],
-    facts: &Facts,
-    wishes: &Wishes,
-) -> Result<BTreeMap<String, Process>, BuildpackError> {
-    let mut processes = BTreeMap::new();
-    for buildpack in chain.iter().rev() {
-        for template in &buildpack.processes {
-            if holds(&template.when, facts) && !processes.contains_key(&template.kind) {
-                let command = required(&buildpack.name, &template.command, facts)?;
-                let origin = format!("buildpack {}", buildpack.name);
-                processes.insert(template.kind.clone(), Process { command, origin });
-            }
-        }
-    }
-    for (name, fact) in facts.iter() {
-        if let Some(kind) = name.strip_prefix("procfile.") {
-            processes.insert(
-                kind.to_owned(),
-                Process { command: fact.value.clone(), origin: fact.origin.clone() },
-            );
-        }
-    }
-    for (kind, command) in &wishes.processes {
-        if command.is_empty() {
-            processes.remove(kind);
-        } else {
-            let origin = "forge.toml".to_owned();
-            processes.insert(kind.clone(), Process { command: command.clone(), origin });
-        }
-    }
-    for (kind, process) in &processes {
-        let problem = if ["launcher", "forge"].contains(&kind.as_str()) {
-            "the launcher answers to it"
-        } else if kind.is_empty()
-            || !kind.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte))
-        {
-            "only letters, digits, `.`, `_` and `-` may be in it"
-        } else {
-            continue;
-        };
-        return Err(BuildpackError::ProcessName {
-            origin: process.origin.clone(),
-            kind: kind.clone(),
-            problem,
-        });
-    }
-    Ok(processes)
 }
 
 pub(super) fn required(
@@ -810,8 +764,10 @@ mod tests {
         facts.insert("procfile.web", "from procfile", "Procfile:1");
         facts.insert("procfile.clock", "tick", "Procfile:2");
         let mut wishes = Wishes::default();
-        wishes.processes.insert("clock".to_owned(), "tock".to_owned());
-        wishes.processes.insert("release".to_owned(), String::new());
+        let command =
+            |text: &str| ProcessWish { command: Some(text.to_owned()), ..ProcessWish::default() };
+        wishes.processes.insert("clock".to_owned(), command("tock"));
+        wishes.processes.insert("release".to_owned(), command(""));
         let processes = planned(&facts, &wishes).expect("a plan").plan.image.processes;
         let found: Vec<_> = processes
             .iter()

@@ -9,13 +9,8 @@ use super::template::{Filled, fill, fill_lines, holds};
 use super::{Buildpack, BuildpackError, Decision, Library, StepTemplate};
 use crate::digest::Digest;
 use crate::facts::Facts;
-use crate::plan::{APP_FOLDER, APP_USER, Action, Hint, MadeFile, Output, Process, Selection, Step};
+use crate::plan::{APP_FOLDER, APP_USER, Action, Hint, Output, Selection, Step};
 use crate::tree::STAMP;
-
-/// Where the launcher looks for the process table; the layout of Cloud Native
-/// Buildpacks, so that platforms that know it feel at home.
-const TABLE: &str = "layers/config/metadata.toml";
-const LAUNCHER: &str = "cnb/lifecycle/launcher";
 
 /// Programs ask who they are: the numeric user of the image has a name.
 const USER: &str = "grep -q '^[^:]*:[^:]*:1000:' /etc/group || echo 'app:x:1000:' >> /etc/group
@@ -387,34 +382,4 @@ fn base_environment() -> BTreeMap<String, String> {
 
 pub(super) fn source_step(name: &str, about: &str, rules: &[String]) -> Step {
     Step::new(name, about, Action::Source { selection: Selection { rules: rules.to_vec() } })
-}
-
-/// The launcher, a link for each process type, and the process table.
-pub(super) fn launcher_step(processes: &BTreeMap<String, Process>, launcher: &[u8]) -> Step {
-    let link = |target: &str| MadeFile::Link { target: target.to_owned() };
-    let mut files = BTreeMap::from([
-        (LAUNCHER.to_owned(), MadeFile::File { content: launcher.to_vec(), mode: 0o755 }),
-        ("cnb/lifecycle/forge".to_owned(), link("launcher")),
-        (TABLE.to_owned(), MadeFile::File { content: table(processes).into_bytes(), mode: 0o644 }),
-    ]);
-    for kind in processes.keys() {
-        files.insert(format!("cnb/process/{kind}"), link("/cnb/lifecycle/launcher"));
-    }
-    Step::new("launcher", "launcher and process types", Action::Files { files })
-}
-
-/// The process table in the form of the buildpacks specification
-/// (`platform.md`, "metadata.toml").
-fn table(processes: &BTreeMap<String, Process>) -> String {
-    let quoted = |text: &str| toml::Value::String(text.to_owned()).to_string();
-    let mut table = String::from("# Made by forge; read by the launcher.\n");
-    for (kind, process) in processes {
-        table.push_str(&format!(
-            "\n[[processes]]\ntype = {}\ncommand = [{}]\ndirect = false\ndefault = {}\nworking-dir = \"/{APP_FOLDER}\"\n",
-            quoted(kind),
-            quoted(&process.command),
-            kind == "web",
-        ));
-    }
-    table
 }

@@ -151,7 +151,12 @@ impl App {
             build: settings.packages.build.clone(),
             environment: settings.environment.clone(),
             build_environment: settings.build.environment.clone(),
-            processes: settings.processes.clone(),
+            processes: settings
+                .processes
+                .iter()
+                .map(|(kind, said)| (kind.clone(), said.0.clone()))
+                .collect(),
+            start: settings.start.clone(),
             labels: settings.labels.clone(),
             launcher: LAUNCHER.to_vec(),
         };

@@ -188,6 +188,8 @@ impl From<BuildpackError> for Failure {
             | BuildpackError::Skip { .. }
             | BuildpackError::Unknown { .. }
             | BuildpackError::Parse { .. }
+            | BuildpackError::Process { .. }
+            | BuildpackError::Start { .. }
             | BuildpackError::ProcessName { .. } => Failure::of(Kind::Usage, &error),
             _ => Failure::of(Kind::Bug, &error),
         }

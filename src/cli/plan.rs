@@ -95,6 +95,9 @@ fn describe(planned: &Planned, all_facts: bool) -> String {
     text.push_str("\nprocesses\n");
     for (kind, process) in &planned.plan.image.processes {
         let _written = writeln!(text, "  {kind:<10} {}  ({})", process.command, process.origin);
+        for (what, said) in process.preparation.lines() {
+            let _written = writeln!(text, "  {:<10}   {what} {said}", "");
+        }
     }
     text
 }

@@ -6,15 +6,20 @@
 
 use std::collections::BTreeMap;
 use std::env;
+use std::fmt;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use serde::Deserialize;
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{Error as _, MapAccess, Visitor};
+use serde::{Deserialize, Deserializer};
 
 use super::failure::Failure;
+use crate::buildpack::ProcessWish;
 use crate::debian::archive::{DEFAULT_MIRROR, DEFAULT_SECURITY_MIRROR, Mirrors};
 use crate::debian::sources;
+use crate::plan::Start;
 
 /// `forge.toml`.
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -32,9 +37,46 @@ pub(super) struct AppSettings {
     pub(super) build: BuildSettings,
     pub(super) python: PythonSettings,
     /// Process types.
-    pub(super) processes: BTreeMap<String, String>,
+    pub(super) processes: BTreeMap<String, ProcessSettings>,
+    /// What holds for all that the image starts.
+    pub(super) start: Start,
     /// Labels of the image.
     pub(super) labels: BTreeMap<String, String>,
+}
+
+/// A process type: its command, or a table that adds to what is known of it.
+#[derive(Clone, Debug, Default)]
+pub(super) struct ProcessSettings(pub(super) ProcessWish);
+
+impl<'de> Deserialize<'de> for ProcessSettings {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        // Not an untagged enum: its errors name neither key nor type.
+        struct Either;
+        impl<'de> Visitor<'de> for Either {
+            type Value = ProcessSettings;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a command, or a table with `command`, `before`, `wait_for` …")
+            }
+
+            fn visit_str<E>(self, command: &str) -> Result<ProcessSettings, E> {
+                let command = Some(command.to_owned());
+                Ok(ProcessSettings(ProcessWish { command, ..ProcessWish::default() }))
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<ProcessSettings, A::Error> {
+                let mut table = toml::Table::deserialize(MapAccessDeserializer::new(map))?;
+                let command = match table.remove("command") {
+                    None => None,
+                    Some(toml::Value::String(command)) => Some(command),
+                    Some(_) => return Err(A::Error::custom("`command` is no string")),
+                };
+                let preparation = table.try_into().map_err(A::Error::custom)?;
+                Ok(ProcessSettings(ProcessWish { command, preparation }))
+            }
+        }
+        deserializer.deserialize_any(Either)
+    }
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]

@@ -6,6 +6,8 @@
 //! | a process type | any | that process, with the arguments added |
 //! | `launcher`, or any other name | none | the default process |
 //! | | `--list` | nothing; the table is printed |
+//! | | `--all [TYPE…]` | those processes, or all but `release` |
+//! | | `--env [TYPE] [--values]`, `--explain [TYPE]` | nothing; it is printed |
 //! | | one, a process type | that process |
 //! | | `-- command …` | the command |
 //! | | anything else | the command, without a shell, arguments untouched |
@@ -22,7 +24,9 @@ use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
+use crate::all::FOR_ONCE;
 use crate::failure::Failure;
+use crate::settings::Preparation;
 use crate::table::{Extra, Process, Table};
 
 /// First words that only the shell itself knows, or that it takes as its own
@@ -58,8 +62,19 @@ pub struct Call {
 pub enum Choice {
     /// Print the table.
     List,
+    /// Start several processes; none named means all but those that are for once.
+    All(Vec<Launch>),
+    /// Print the variables of a process, or of a command.
+    Env {
+        /// What would be started.
+        launch: Box<Launch>,
+        /// Whether values are shown.
+        values: bool,
+    },
+    /// Print all that happens at the start of a process.
+    Explain(Box<Launch>),
     /// Start this.
-    Launch(Launch),
+    Launch(Box<Launch>),
 }
 
 /// One program to start.
@@ -67,10 +82,14 @@ pub enum Choice {
 pub struct Launch {
     /// How messages name it: ``process `web` ``.
     pub title: String,
+    /// The process type; `None` for an operator's command.
+    pub kind: Option<String>,
     /// What is run.
     pub form: Form,
     /// Who asked, which decides where it runs.
     pub origin: Origin,
+    /// What happens before it starts; nothing for an operator's command.
+    pub preparation: Preparation,
 }
 
 /// What is run.
@@ -127,30 +146,108 @@ pub fn choose(table: &Table, call: &Call) -> Result<Choice, Failure> {
     let named = |name: &OsStr| name.to_str().and_then(|name| table.process(name));
     let called = if call.name == "launcher" { None } else { named(&call.name) };
     if let Some(process) = called {
-        return launch(process, &call.arguments).map(Choice::Launch);
+        return launch(process, &call.arguments);
     }
     match call.arguments.as_slice() {
         [] => match table.default_process() {
-            Some(process) => launch(process, &[]).map(Choice::Launch),
+            Some(process) => launch(process, &[]),
             None => Err(no_default(table)),
         },
         [only] if only == "--list" => Ok(Choice::List),
+        [first, kinds @ ..] if first == "--all" => all(table, kinds),
+        [first, rest @ ..] if first == "--env" => {
+            let values = rest.iter().any(|word| word == "--values");
+            let kinds: Vec<&OsString> = rest.iter().filter(|word| *word != "--values").collect();
+            let launch = match kinds.as_slice() {
+                [] => table.default_process().map_or_else(
+                    || Ok(Box::new(command(&["env".into()]))),
+                    |process| of_process(process, &[]).map(Box::new),
+                )?,
+                kinds => Box::new(one(table, "show the environment of", kinds)?),
+            };
+            Ok(Choice::Env { launch, values })
+        }
+        [first, kinds @ ..] if first == "--explain" => {
+            let kinds: Vec<&OsString> = kinds.iter().collect();
+            let launch = match (kinds.as_slice(), table.default_process()) {
+                ([], Some(process)) => of_process(process, &[])?,
+                (kinds, _) => one(table, "explain", kinds)?,
+            };
+            Ok(Choice::Explain(Box::new(launch)))
+        }
         [only] if only == "--" => Err(Failure::own(
             "run a command",
             "no word follows `--`",
             "write the command after it: `launcher -- COMMAND ARG…`",
         )),
-        [first, command @ ..] if first == "--" => Ok(Choice::Launch(operator(command))),
+        [first, command @ ..] if first == "--" => Ok(operator(command)),
         words => {
             let process = match words {
                 [only] => named(only),
                 _ => None,
             };
             match process {
-                Some(process) => launch(process, &[]).map(Choice::Launch),
-                None => Ok(Choice::Launch(operator(words))),
+                Some(process) => launch(process, &[]),
+                None => Ok(operator(words)),
             }
         }
+    }
+}
+
+/// The process that exactly one word names.
+fn one(table: &Table, doing: &str, kinds: &[&OsString]) -> Result<Launch, Failure> {
+    match kinds {
+        [kind] => match kind.to_str().and_then(|kind| table.process(kind)) {
+            Some(process) => of_process(process, &[]),
+            None => Err(unknown(table, doing, kind)),
+        },
+        _ => Err(Failure::own(doing, "one process type is wanted", &those(table))),
+    }
+}
+
+/// Those that are named, or all but the ones that are for once.
+fn all(table: &Table, kinds: &[OsString]) -> Result<Choice, Failure> {
+    const DOING: &str = "start several processes";
+    let mut chosen: Vec<&Process> = Vec::new();
+    if kinds.is_empty() {
+        let mut default: Vec<&Process> = table.default_process().into_iter().collect();
+        for process in &table.processes {
+            let is_new = chosen.iter().chain(&default).all(|other| other.kind != process.kind);
+            if is_new && process.kind != FOR_ONCE {
+                chosen.push(process);
+            }
+        }
+        // The default one comes first: PORT is its.
+        default.append(&mut chosen);
+        chosen = default;
+    }
+    for kind in kinds {
+        match kind.to_str().and_then(|kind| table.process(kind)) {
+            Some(process) if chosen.iter().any(|other| other.kind == process.kind) => {
+                let reason = format!("`{}` is named twice", process.kind);
+                return Err(Failure::own(DOING, reason, "name each type once"));
+            }
+            Some(process) => chosen.push(process),
+            None => return Err(unknown(table, DOING, kind)),
+        }
+    }
+    if chosen.is_empty() {
+        return Err(Failure::own(DOING, "there is none", &those(table)));
+    }
+    let launches = chosen.iter().map(|process| of_process(process, &[]));
+    Ok(Choice::All(launches.collect::<Result<_, _>>()?))
+}
+
+fn unknown(table: &Table, doing: &str, kind: &OsStr) -> Failure {
+    let reason = format!("`{}` is no process type", kind.to_string_lossy());
+    Failure::own(doing, reason, &those(table))
+}
+
+fn those(table: &Table) -> String {
+    let kinds: Vec<&str> = table.processes.iter().map(|process| process.kind.as_str()).collect();
+    match kinds.as_slice() {
+        [] => "this image has no process types: add a Procfile and build again".to_owned(),
+        kinds => format!("the types are {}", kinds.join(", ")),
     }
 }
 
@@ -190,14 +287,28 @@ fn no_default(table: &Table) -> Failure {
 }
 
 /// The command of somebody who gave one; `words` is not empty.
-fn operator(words: &[OsString]) -> Launch {
+fn operator(words: &[OsString]) -> Choice {
+    Choice::Launch(Box::new(command(words)))
+}
+
+fn command(words: &[OsString]) -> Launch {
     let program = words.first().cloned().unwrap_or_default();
     let title = format!("`{}`", program.to_string_lossy());
     let arguments = words.iter().skip(1).cloned().collect();
-    Launch { title, form: Form::Direct { program, arguments }, origin: Origin::Operator }
+    Launch {
+        title,
+        kind: None,
+        form: Form::Direct { program, arguments },
+        origin: Origin::Operator,
+        preparation: Preparation::default(),
+    }
 }
 
-fn launch(process: &Process, extra: &[OsString]) -> Result<Launch, Failure> {
+fn launch(process: &Process, extra: &[OsString]) -> Result<Choice, Failure> {
+    of_process(process, extra).map(|launch| Choice::Launch(Box::new(launch)))
+}
+
+fn of_process(process: &Process, extra: &[OsString]) -> Result<Launch, Failure> {
     let title = format!("process `{}`", process.kind);
     if process.command.iter().all(String::is_empty) {
         let doing = format!("start {title}");
@@ -208,7 +319,10 @@ fn launch(process: &Process, extra: &[OsString]) -> Result<Launch, Failure> {
         ));
     }
     let origin = Origin::Process(process.working_dir.clone());
-    Ok(Launch { title, form: form(process, extra), origin })
+    let preparation = process.preparation.clone();
+    let form = form(process, extra);
+    let kind = Some(process.kind.clone());
+    Ok(Launch { title, kind, form, origin, preparation })
 }
 
 fn form(process: &Process, extra: &[OsString]) -> Form {
@@ -270,7 +384,7 @@ fn is_assignment(word: &str) -> bool {
 }
 
 /// The word as the shell must read it to get it back unchanged.
-fn quoted(word: &OsStr) -> Vec<u8> {
+pub fn quoted(word: &OsStr) -> Vec<u8> {
     let mut quoted = vec![b'\''];
     for &byte in word.as_bytes() {
         match byte {
@@ -337,6 +451,9 @@ mod tests {
         };
         let launch = match choose(&table, &call) {
             Ok(Choice::List) => return "list".to_owned(),
+            Ok(other @ (Choice::All(_) | Choice::Env { .. } | Choice::Explain(_))) => {
+                return format!("{other:?}");
+            }
             Ok(Choice::Launch(launch)) => launch,
             Err(failure) => return format!("{} {failure}", failure.code),
         };

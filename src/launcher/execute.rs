@@ -6,6 +6,7 @@
 //! be executed does not end the search, as in shells. Empty elements of PATH
 //! are skipped: they are nearly always a mistake and would mean "here".
 
+use std::convert::Infallible;
 use std::env;
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
@@ -18,6 +19,7 @@ use std::process::Command;
 use crate::choose::{Form, Launch, Origin};
 use crate::environment::Environment;
 use crate::failure::Failure;
+use crate::too_large;
 
 /// Where programs are looked for when PATH is unset.
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -38,6 +40,32 @@ const ENOTDIR: i32 = 20;
 
 /// Replaces the launcher; returns only if that fails.
 pub fn execute(launch: &Launch, environment: &Environment, app: &Path) -> Failure {
+    let become_it = |command: &mut Command| Err::<Infallible, _>(command.exec());
+    let Err(failure) = start(launch, environment, app, become_it);
+    failure
+}
+
+/// The shell for scripts.
+///
+/// # Errors
+/// There is none.
+pub fn shell(doing: &str) -> Result<&'static Path, Failure> {
+    SHELLS.iter().map(Path::new).find(|shell| shell.exists()).ok_or_else(|| {
+        let next = "add a shell to the image, or make the process direct";
+        Failure::own(doing, "there is neither /bin/bash nor /bin/sh", next)
+    })
+}
+
+/// Starts the program by `action`, in its folder.
+///
+/// # Errors
+/// There is no such program or folder, or `action` could not start it.
+pub fn start<T>(
+    launch: &Launch,
+    environment: &Environment,
+    app: &Path,
+    action: impl FnMut(&mut Command) -> io::Result<T>,
+) -> Result<T, Failure> {
     let current = env::current_dir().ok();
     let place = place(&launch.origin, app, current.as_deref());
     let doing = format!("start {}", launch.title);
@@ -51,31 +79,29 @@ pub fn execute(launch: &Launch, environment: &Environment, app: &Path) -> Failur
             }
             _ => "set CNB_APP_DIR to the folder of the application",
         };
-        return Failure::own(&doing, reason, next);
+        return Err(Failure::own(&doing, reason, next));
     }
     match &launch.form {
         Form::Direct { program, arguments } => {
-            let path = environment
-                .get(OsStr::new("PATH"))
-                .map_or(DEFAULT_PATH.as_ref(), |path| path.as_os_str());
+            let path = environment.get("PATH").unwrap_or(DEFAULT_PATH.as_ref());
             let skipped = match launch.origin {
                 Origin::Process(_) => Some(Path::new(PROCESS_LINKS)),
                 Origin::Operator => None,
             };
             let found = candidates(program, path, &place.base, skipped);
             let program = Program { name: program, arguments, path, found };
-            program.run(&doing, environment)
+            program.run(&doing, environment, action)
         }
         Form::Shell(script) => {
-            let Some(shell) = SHELLS.iter().map(Path::new).find(|shell| shell.exists()) else {
-                let next = "add a shell to the image, or make the process direct";
-                return Failure::own(&doing, "there is neither /bin/bash nor /bin/sh", next);
-            };
+            let shell = shell(&doing)?;
             let name = shell.file_name().unwrap_or_default();
             let arguments = ["-c".into(), script.clone()];
             let found = vec![shell.to_owned()];
-            Program { name, arguments: &arguments, path: OsStr::new(""), found }
-                .run(&doing, environment)
+            Program { name, arguments: &arguments, path: OsStr::new(""), found }.run(
+                &doing,
+                environment,
+                action,
+            )
         }
     }
 }
@@ -126,24 +152,34 @@ struct Program<'a> {
 }
 
 impl Program<'_> {
-    /// Executes the first file that the system accepts.
-    fn run(&self, doing: &str, environment: &Environment) -> Failure {
+    /// Starts the first file that the system accepts.
+    fn run<T>(
+        &self,
+        doing: &str,
+        environment: &Environment,
+        mut action: impl FnMut(&mut Command) -> io::Result<T>,
+    ) -> Result<T, Failure> {
         let mut refused = None;
         for file in self.found.iter().filter(|file| file.is_file()) {
-            let err = Command::new(file)
-                .arg0(self.name)
-                .args(self.arguments)
-                .env_clear()
-                .envs(environment)
-                .exec();
-            if err.kind() != io::ErrorKind::PermissionDenied {
-                return cannot_run(doing, file, &err);
+            let mut command = Command::new(file);
+            command.arg0(self.name).args(self.arguments).env_clear().envs(environment.pairs());
+            match action(&mut command) {
+                Ok(started) => return Ok(started),
+                Err(err) if err.raw_os_error() == Some(too_large::E2BIG) => {
+                    let reason = too_large::reason(environment, self.arguments);
+                    return Err(Failure::cannot_run(doing, reason, too_large::NEXT));
+                }
+                Err(err) if err.kind() != io::ErrorKind::PermissionDenied => {
+                    return Err(cannot_run(doing, file, &err));
+                }
+                Err(err) => {
+                    refused.get_or_insert((file, err));
+                }
             }
-            refused.get_or_insert((file, err));
         }
         match refused {
-            Some((file, err)) => cannot_run(doing, file, &err),
-            None => self.not_found(doing),
+            Some((file, err)) => Err(cannot_run(doing, file, &err)),
+            None => Err(self.not_found(doing)),
         }
     }
 

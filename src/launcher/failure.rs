@@ -45,6 +45,11 @@ impl Failure {
         Failure::new(USAGE, doing, &reason, next)
     }
 
+    /// Something that had to succeed before the start ended with that status.
+    pub fn ended(code: u8, doing: &str, reason: impl fmt::Display, next: &str) -> Failure {
+        Failure::new(code, doing, &reason, next)
+    }
+
     fn new(code: u8, doing: &str, reason: &dyn fmt::Display, next: &str) -> Failure {
         let (doing, next) = (doing.to_owned(), next.to_owned());
         Failure { code, doing, reason: reason.to_string(), next }

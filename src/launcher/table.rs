@@ -3,14 +3,17 @@
 //!
 //! ```text
 //! [[buildpacks]]  id  api
-//! [[processes]]   type  command  args  direct  default  working-dir  buildpack-id
+//! [[processes]]   type  command  args  direct  default  working-dir  buildpack-id  exec-env
 //! ```
+//!
+//! What forge adds is in `settings`.
 //!
 //! Other tables and other keys are ignored, but must be well formed.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use crate::settings::{Preparation, Settings};
 use crate::toml::{self, Entry, Malformed, Section, Value};
 
 /// The first buildpack API whose processes let the words of the user replace
@@ -22,6 +25,19 @@ const REPLACING_API: (u32, u32) = (0, 9);
 pub struct Table {
     /// Where a type stands twice, the first counts.
     pub processes: Vec<Process>,
+    /// In the order in which their layers count.
+    pub buildpacks: Vec<Buildpack>,
+    /// For everything that the image starts.
+    pub settings: Settings,
+}
+
+/// One `[[buildpacks]]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Buildpack {
+    /// `heroku/ruby`; its layers are in `heroku_ruby`.
+    pub id: String,
+    /// The version of the interface that it was written for.
+    pub api: String,
 }
 
 /// One `[[processes]]`.
@@ -41,6 +57,12 @@ pub struct Process {
     pub working_dir: Option<PathBuf>,
     /// What words of the user do to `args`.
     pub extra: Extra,
+    /// The buildpack that it is from.
+    pub buildpack: Option<String>,
+    /// The execution environments that it is for; none means all.
+    pub exec_env: Vec<String>,
+    /// What happens before it starts.
+    pub preparation: Preparation,
 }
 
 /// What words of the user do to the `args` of a direct process.
@@ -60,22 +82,24 @@ impl Table {
     /// above, a process without type, two defaults.
     pub fn parse(text: &str) -> Result<Table, Malformed> {
         let root = toml::parse(text)?;
-        let mut extras = BTreeMap::new();
+        let (mut extras, mut buildpacks) = (BTreeMap::new(), Vec::new());
         for (line, buildpack) in sections(&root, "buildpacks")? {
             if let (Some(id), Some(api)) = (string(buildpack, "id")?, string(buildpack, "api")?) {
-                extras.insert(id, extra(&api, line_of(buildpack, "api", line))?);
+                extras.insert(id.clone(), extra(&api, line_of(buildpack, "api", line))?);
+                buildpacks.push(Buildpack { id, api });
             }
         }
         let mut processes: Vec<Process> = Vec::new();
         for (line, section) in sections(&root, "processes")? {
             let process = process(section, line, &extras)?;
-            if process.default && processes.iter().any(|other| other.default) {
+            let second = |other: &Process| other.default && other.kind != process.kind;
+            if process.default && processes.iter().any(second) {
                 let line = line_of(section, "default", line);
                 return Err(wrong(line, "a second process is the default"));
             }
             processes.push(process);
         }
-        Ok(Table { processes })
+        Ok(Table { processes, buildpacks, settings: Settings::read(&root)? })
     }
 
     /// The process of that type.
@@ -102,7 +126,7 @@ fn process(
 ) -> Result<Process, Malformed> {
     let kind = string(section, "type")?.filter(|kind| !kind.is_empty());
     let buildpack = string(section, "buildpack-id")?;
-    let extra = buildpack.and_then(|id| extras.get(&id).copied());
+    let extra = buildpack.as_ref().and_then(|id| extras.get(id).copied());
     Ok(Process {
         kind: kind.ok_or_else(|| wrong(line, "a process has no type"))?,
         command: strings(section, "command", Alone::Allowed)?,
@@ -113,6 +137,9 @@ fn process(
             .filter(|dir| !dir.is_empty())
             .map(PathBuf::from),
         extra: extra.unwrap_or(Extra::Replace),
+        buildpack,
+        exec_env: strings(section, "exec-env", Alone::Refused)?,
+        preparation: Preparation::read(section)?,
     })
 }
 
@@ -127,7 +154,7 @@ fn extra(api: &str, line: usize) -> Result<Extra, Malformed> {
 
 /// The tables under `[[name]]`, each with a line to name in errors: that of the
 /// first key in it, else of the first header.
-fn sections<'a>(root: &'a Section, name: &str) -> Result<Vec<(usize, &'a Section)>, Malformed> {
+pub fn sections<'a>(root: &'a Section, name: &str) -> Result<Vec<(usize, &'a Section)>, Malformed> {
     match root.entries.get(name) {
         None => Ok(Vec::new()),
         Some(Entry { value: Value::List(list), .. }) if list.is_empty() => Ok(Vec::new()),
@@ -142,7 +169,31 @@ fn sections<'a>(root: &'a Section, name: &str) -> Result<Vec<(usize, &'a Section
     }
 }
 
-fn string(section: &Section, key: &str) -> Result<Option<String>, Malformed> {
+/// The table under `[name]`, and the line of it.
+pub fn table_of<'a>(
+    section: &'a Section,
+    name: &str,
+) -> Result<Option<(usize, &'a Section)>, Malformed> {
+    match section.entries.get(name) {
+        None => Ok(None),
+        Some(Entry { line, value: Value::Table(table) }) => Ok(Some((*line, table))),
+        Some(entry) => Err(wrong(entry.line, &format!("`{name}` is no table"))),
+    }
+}
+
+/// A number from 0 on.
+pub fn integer(section: &Section, key: &str) -> Result<Option<u64>, Malformed> {
+    let Some(entry) = section.entries.get(key) else { return Ok(None) };
+    match &entry.value {
+        Value::Integer(number) => u64::try_from(*number).ok(),
+        _ => None,
+    }
+    .map(Some)
+    .ok_or_else(|| wrong(entry.line, &format!("`{key}` is no number")))
+}
+
+/// A string, if there is one.
+pub fn string(section: &Section, key: &str) -> Result<Option<String>, Malformed> {
     match section.entries.get(key) {
         None => Ok(None),
         Some(Entry { value: Value::Text(text), .. }) => Ok(Some(text.clone())),
@@ -150,7 +201,8 @@ fn string(section: &Section, key: &str) -> Result<Option<String>, Malformed> {
     }
 }
 
-fn boolean(section: &Section, key: &str) -> Result<bool, Malformed> {
+/// A boolean; false when it is not there.
+pub fn boolean(section: &Section, key: &str) -> Result<bool, Malformed> {
     match section.entries.get(key) {
         None => Ok(false),
         Some(Entry { value: Value::Boolean(value), .. }) => Ok(*value),
@@ -160,12 +212,15 @@ fn boolean(section: &Section, key: &str) -> Result<bool, Malformed> {
 
 /// Whether a string may stand for a list of one.
 #[derive(PartialEq, Eq)]
-enum Alone {
+pub enum Alone {
+    /// It may.
     Allowed,
+    /// It may not.
     Refused,
 }
 
-fn strings(section: &Section, key: &str, alone: Alone) -> Result<Vec<String>, Malformed> {
+/// A list of strings; empty when it is not there.
+pub fn strings(section: &Section, key: &str, alone: Alone) -> Result<Vec<String>, Malformed> {
     let Some(entry) = section.entries.get(key) else { return Ok(Vec::new()) };
     let refused = || wrong(entry.line, &format!("`{key}` is no list of strings"));
     match &entry.value {
@@ -185,7 +240,8 @@ fn line_of(section: &Section, key: &str, otherwise: usize) -> usize {
     section.entries.get(key).map_or(otherwise, |entry| entry.line)
 }
 
-fn wrong(line: usize, reason: &str) -> Malformed {
+/// An error on that line.
+pub fn wrong(line: usize, reason: &str) -> Malformed {
     Malformed { line, reason: reason.to_owned() }
 }
 
@@ -233,6 +289,9 @@ mod tests {
             default: true,
             working_dir: None,
             extra: Extra::Replace,
+            buildpack: Some("forge/rails".into()),
+            exec_env: vec![],
+            preparation: Preparation::default(),
         };
         let worker = Process {
             kind: "worker".into(),
@@ -242,8 +301,15 @@ mod tests {
             default: false,
             working_dir: Some("/workspace/sub".into()),
             extra: Extra::Append,
+            buildpack: Some("old".into()),
+            exec_env: vec![],
+            preparation: Preparation::default(),
         };
-        assert_eq!(Table::parse(text), Ok(Table { processes: vec![web, worker] }));
+        let buildpack = |id: &str, api: &str| Buildpack { id: id.into(), api: api.into() };
+        let buildpacks = vec![buildpack("forge/rails", "0.10"), buildpack("old", "0.8")];
+        let settings = Settings::default();
+        let expected = Table { processes: vec![web, worker], buildpacks, settings };
+        assert_eq!(Table::parse(text), Ok(expected));
     }
 
     #[test]

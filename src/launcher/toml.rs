@@ -9,8 +9,8 @@ use std::collections::BTreeMap;
 use std::collections::btree_map::Entry as Place;
 use std::fmt;
 
-/// Lists in lists beyond this are refused, so that no file can use up the
-/// stack; a process table needs one level.
+/// Lists in lists and tables in tables beyond this are refused, so that no file
+/// can use up the stack; a process table needs two levels.
 const DEEPEST: usize = 16;
 
 /// A table: its keys, each with the line where it stands.
@@ -36,8 +36,8 @@ pub struct Entry {
 pub enum Value {
     /// Any of the four kinds of strings.
     Text(String),
-    /// A checked integer; no key of the process table holds one.
-    Integer,
+    /// An integer.
+    Integer(i64),
     /// `true` or `false`.
     Boolean(bool),
     /// `[a, b]`.
@@ -227,6 +227,9 @@ impl Reader<'_> {
         loop {
             self.skip_blanks();
             path.push(self.key()?);
+            if path.len() > DEEPEST {
+                return Err(self.wrong(format!("tables nest deeper than {DEEPEST}")));
+            }
             self.skip_blanks();
             if !self.eat(".") {
                 break;
@@ -264,11 +267,11 @@ impl Reader<'_> {
         }
         let ends = |c: char| c.is_whitespace() || matches!(c, ',' | ']' | '#');
         let (word, rest) = self.rest.split_at(self.rest.find(ends).unwrap_or(self.rest.len()));
-        let value = match word {
-            "true" => Value::Boolean(true),
-            "false" => Value::Boolean(false),
-            "" => return Err(self.wrong("expected a value")),
-            _ if is_integer(word) => Value::Integer,
+        let value = match (word, integer(word)) {
+            ("true", _) => Value::Boolean(true),
+            ("false", _) => Value::Boolean(false),
+            ("", _) => return Err(self.wrong("expected a value")),
+            (_, Some(number)) => Value::Integer(number),
             _ => {
                 return Err(self.wrong(format!("`{word}` is no string, list, integer or boolean")));
             }
@@ -394,12 +397,12 @@ impl Reader<'_> {
 }
 
 /// `0`, `-17`, `1_000`: decimal, 64 bits.
-fn is_integer(word: &str) -> bool {
+fn integer(word: &str) -> Option<i64> {
     let digits = word.strip_prefix(['+', '-']).unwrap_or(word);
     let placed = digits.split('_').all(|group| !group.is_empty());
     let plain = digits.bytes().all(|byte| byte.is_ascii_digit() || byte == b'_');
     let leading = digits.len() > 1 && digits.starts_with('0');
-    placed && plain && !leading && word.replace('_', "").parse::<i64>().is_ok()
+    if placed && plain && !leading { word.replace('_', "").parse().ok() } else { None }
 }
 
 #[cfg(test)]
@@ -420,7 +423,7 @@ mod tests {
         let list = |items: Vec<String>| format!("[{}]", items.join(" "));
         match value {
             Value::Text(text) => format!("{text:?}"),
-            Value::Integer => "int".to_owned(),
+            Value::Integer(_) => "int".to_owned(),
             Value::Boolean(value) => value.to_string(),
             Value::List(values) => list(values.iter().map(show_value).collect()),
             Value::Table(section) => show(section),
@@ -504,6 +507,7 @@ mod tests {
         {
             check(&format!("a = {word}"), Err(&value(word)));
         }
+        check(&format!("[{}a]", "a.".repeat(99_999)), Err("line 1: tables nest deeper than 16"));
         check(&format!("a = {}", "[".repeat(99_999)), Err("line 1: lists nest deeper than 16"));
     }
 }

@@ -5,6 +5,7 @@
 //! the engine's decision, taken with [`key`].
 
 pub mod key;
+mod start;
 
 use std::collections::BTreeMap;
 
@@ -13,6 +14,8 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use crate::digest::Digest;
+
+pub use start::{Count, Preparation, Publish, Start};
 
 /// Where the app's files stand, in the sandbox and in the image.
 pub const APP_FOLDER: &str = "workspace";
@@ -218,6 +221,9 @@ pub struct Process {
     pub command: String,
     /// Which file or buildpack says so.
     pub origin: String,
+    /// What happens before it starts.
+    #[serde(flatten)]
+    pub preparation: Preparation,
 }
 
 /// What a line in a failed step's output means, and what to do about it.

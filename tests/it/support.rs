@@ -342,7 +342,7 @@ pub fn registry_at(folder: &Path, port: u16, more: &str) -> Server {
 /// A PostgreSQL cluster of our own.
 pub struct Postgres {
     pub url: String,
-    _server: Server,
+    pub server: Server,
 }
 
 impl Postgres {
@@ -390,7 +390,7 @@ impl Postgres {
             "forge",
             "logbook",
         ]));
-        Postgres { url: format!("postgres://forge@127.0.0.1:{port}/logbook"), _server: server }
+        Postgres { url: format!("postgres://forge@127.0.0.1:{port}/logbook"), server }
     }
 }
 
