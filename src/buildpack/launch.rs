@@ -201,7 +201,7 @@ fn preparation(table: &mut String, said: &Preparation) {
     if let Some(wrap) = &said.wrap {
         let _written = writeln!(table, "wrap = {}", list(&words(wrap)));
     }
-    if said.init {
+    if said.init == Some(true) {
         table.push_str("init = true\n");
     }
     for line in &said.before {

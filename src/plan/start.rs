@@ -29,9 +29,9 @@ pub struct Preparation {
     /// Words in front of the command.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub wrap: Option<String>,
-    /// Whether the launcher stays as process 1.
-    #[serde(skip_serializing_if = "std::ops::Not::not")]
-    pub init: bool,
+    /// Whether the launcher stays as process 1; it does not when nothing is said.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub init: Option<bool>,
 }
 
 /// A folder of the image whose files go into a volume.
@@ -116,7 +116,7 @@ impl Preparation {
             before: list(self.before, earlier.before),
             publish: if self.publish.is_empty() { earlier.publish } else { self.publish },
             wrap: self.wrap.or(earlier.wrap),
-            init: self.init || earlier.init,
+            init: self.init.or(earlier.init),
         }
     }
 
@@ -136,7 +136,9 @@ impl Preparation {
             add("publishes", format!("{from} to {to}"));
         }
         add("wrapped in", self.wrap.clone().unwrap_or_default());
-        add("under", if self.init { "an init".to_owned() } else { String::new() });
+        if self.init == Some(true) {
+            add("under", "an init".to_owned());
+        }
         lines
     }
 }
@@ -235,6 +237,8 @@ mod tests {
     #[test]
     fn one_over_the_other() {
         let earlier = preparation("required = ['A']\nwait_for = ['b:1']\ninit = true");
+        let off = preparation("init = false").over(preparation("init = true"));
+        assert_eq!(off.init, Some(false));
         let own = preparation("required = ['C']\nwait_limit = 3");
         let both = preparation("required = ['C']\nwait_for = ['b:1']\nwait_limit = 3\ninit = true");
         assert_eq!(own.over(earlier), both);

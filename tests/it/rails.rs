@@ -70,9 +70,7 @@ fn a_rails_app_from_end_to_end() {
     // Commands, in a container of their own and in a running one.
     let migrated = bench.run(&["--rm"], &["rails", "db:migrate"]);
     assert!(migrated.contains("AddAppraisalToPackets: migrated"), "{migrated}");
-    // Puma ends itself by the signal that it got, which Linux does not let process 1 do;
-    // now and then it then does not end at all. With an init before it, it does.
-    let web = bench.run(&["-d", "--init"], &[]);
+    let web = bench.run(&["-d"], &[]);
     wait("the web process' answer", || {
         get(web_port, "/up").is_some_and(|(head, _)| head.contains(" 200 "))
     });

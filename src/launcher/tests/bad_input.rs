@@ -1,6 +1,8 @@
 //! What the launcher says when the image or the container is not as it should
 //! be: one sentence with what, why and what to do, and the right exit status.
 
+mod common;
+
 use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
@@ -43,7 +45,7 @@ impl Image {
     fn file(&self, path: &str, mode: u32, text: &[u8]) {
         let path = self.0.join(path);
         fs::create_dir_all(path.parent().expect("in a folder")).expect("the folder can be made");
-        fs::write(&path, text).expect("the file can be written");
+        common::write_program(&path, text);
         fs::set_permissions(&path, fs::Permissions::from_mode(mode)).expect("the mode can be set");
     }
 

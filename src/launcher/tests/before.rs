@@ -5,6 +5,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+mod common;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{Read, Write};
@@ -47,8 +49,10 @@ impl Fixture {
     fn file(&self, name: &str, text: &str) {
         let path = self.path(name);
         fs::create_dir_all(path.parent().unwrap()).unwrap();
-        fs::write(&path, text).unwrap();
-        if text.starts_with("#!") {
+        if !text.starts_with("#!") {
+            fs::write(&path, text).unwrap();
+        } else {
+            common::write_program(&path, text);
             fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
         }
     }

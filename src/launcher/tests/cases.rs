@@ -22,6 +22,8 @@
 //! `{ROOT}`, `{APP}` and `{LAYERS}` are the folders, `{PID}` is the process id of
 //! the launcher, `> +P` stands for the lines of both profiles of fixture A.
 
+mod common;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
@@ -158,7 +160,7 @@ impl Image {
     fn file(&self, path: &str, mode: u32, text: &str) {
         let path = self.0.join(path);
         fs::create_dir_all(path.parent().expect("in a folder")).expect("the folder can be made");
-        fs::write(&path, text).expect("the file can be written");
+        common::write_program(&path, text);
         fs::set_permissions(&path, fs::Permissions::from_mode(mode)).expect("the mode can be set");
     }
 

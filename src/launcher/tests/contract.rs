@@ -2,6 +2,8 @@
 //! it prints and how it ends. The last tests take the static one that forge
 //! embeds, compiled by forge's own `build.rs`.
 
+mod common;
+
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::os::unix::process::CommandExt;
@@ -107,7 +109,7 @@ impl Fixture {
     fn file(&self, path: &str, text: &str, mode: u32) {
         let path = self.0.join(path);
         fs::create_dir_all(path.parent().expect("in a folder")).expect("the folder can be made");
-        fs::write(&path, text).expect("the file can be written");
+        common::write_program(&path, text);
         fs::set_permissions(&path, fs::Permissions::from_mode(mode)).expect("the mode can be set");
     }
 

@@ -25,7 +25,13 @@ impl Home {
         for (name, text) in files {
             let path = folder.path().join(name);
             fs::create_dir_all(path.parent().expect("a folder")).expect("make");
-            fs::write(&path, here(text)).expect("write");
+            // By another process: a thread that forks meanwhile would keep a file busy that this
+            // one has open, and a helper could not be started.
+            let aside = path.with_extension("aside");
+            fs::write(&aside, here(text)).expect("write");
+            let copied = std::process::Command::new("/bin/cp").args([&aside, &path]).status();
+            assert!(copied.expect("cp runs").success());
+            fs::remove_file(&aside).expect("remove");
             fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("mode");
         }
         Home { folder, variables }
