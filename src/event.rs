@@ -8,7 +8,7 @@ use std::error::Error;
 use std::fmt::Write;
 use std::sync::mpsc::Sender;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::digest::Digest;
 
@@ -22,6 +22,66 @@ pub enum ReusedFrom {
     Cache,
     /// Its result is pinned in `forge.lock`.
     Lock,
+}
+
+/// Why a step runs: what differs from its last run for the same folder, on this machine.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "what")]
+pub enum Reason {
+    /// It has not run before.
+    First,
+    /// The step is planned otherwise: its command, its outputs.
+    Definition,
+    /// Another text of a script.
+    Script {
+        /// Its name.
+        name: String,
+    },
+    /// Another value of a variable.
+    Variable {
+        /// Its name.
+        name: String,
+    },
+    /// Other versions of packages.
+    Packages,
+    /// Another step gave something else.
+    Input {
+        /// That step.
+        step: String,
+    },
+    /// A file of the app that it reads has another content.
+    FileChanged {
+        /// The file, as the step sees it, without leading slash.
+        path: String,
+    },
+    /// A file is of another kind or mode, or a link leads elsewhere.
+    FileIs {
+        /// The file.
+        path: String,
+    },
+    /// A file is new.
+    FileAdded {
+        /// The file.
+        path: String,
+    },
+    /// A file is gone.
+    FileRemoved {
+        /// The file.
+        path: String,
+    },
+    /// Nothing differs; its result is not in the store any more.
+    Lost,
+    /// It was asked for: `--check`, `--verify-trace`.
+    Checked,
+}
+
+/// How many of the app's files a traced step reads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Reads {
+    /// Files that it reads.
+    pub read: usize,
+    /// Files that it is given.
+    pub given: usize,
 }
 
 /// Something that happened. Times are in milliseconds, sizes in bytes.
@@ -68,6 +128,8 @@ pub enum Event {
     StepStarted {
         /// The step.
         step: String,
+        /// Why.
+        because: Vec<Reason>,
     },
     /// Another build is running the same step; this one waits for its result.
     StepWaits {
@@ -98,6 +160,8 @@ pub enum Event {
         from: ReusedFrom,
         /// The tree.
         tree: Digest,
+        /// How many of the app's files decide, of a traced step.
+        reads: Option<Reads>,
     },
     /// A step ran to its end.
     StepFinished {
@@ -109,6 +173,8 @@ pub enum Event {
         tree: Digest,
         /// Bytes of the tree's files.
         bytes: u64,
+        /// How many of the app's files it read, of a traced step.
+        reads: Option<Reads>,
     },
     /// A step failed; the error that ends the build tells the rest.
     StepFailed {

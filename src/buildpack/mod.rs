@@ -199,6 +199,10 @@ pub struct StepTemplate {
     /// The app's files that it sees, as `.gitignore` patterns that select.
     #[serde(default)]
     pub source: Vec<String>,
+    /// Which of these files count for its result: all, or, with `traced`, those that it was
+    /// seen to read.
+    #[serde(default)]
+    pub inputs: Inputs,
     /// The app's files in whose place the step makes others, as patterns like those
     /// of `source`. When it is in the image, neither it nor the image is given them.
     #[serde(default)]
@@ -250,6 +254,17 @@ pub struct StepTemplate {
     /// Its environment.
     #[serde(default)]
     pub environment: BTreeMap<String, String>,
+}
+
+/// Which of the files that a step is given count for its result.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Inputs {
+    /// All.
+    #[default]
+    Whole,
+    /// Those that it was seen to read.
+    Traced,
 }
 
 /// Yes, no, or when all of these conditions hold.

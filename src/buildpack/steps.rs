@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::library::is_plain;
 use super::planner::{Wishes, required};
 use super::template::{Filled, fill, fill_lines, holds};
-use super::{Buildpack, BuildpackError, Decision, Library, StepTemplate};
+use super::{Buildpack, BuildpackError, Decision, Inputs, Library, StepTemplate};
 use crate::digest::Digest;
 use crate::facts::Facts;
 use crate::plan::{APP_FOLDER, APP_USER, Action, Hint, Output, Selection, Step};
@@ -149,6 +149,20 @@ impl Maker<'_> {
         planned: &BTreeSet<String>,
     ) -> Result<Vec<Step>, BuildpackError> {
         let filled = |text: &str| required(&buildpack.name, text, self.facts);
+        let traced = template.inputs == Inputs::Traced;
+        let traceable = !template.source.is_empty()
+            && !template.command.is_empty()
+            && !template.network
+            && !template.pinned;
+        if traced && !traceable {
+            return Err(BuildpackError::Parse {
+                file: format!("{}.toml", buildpack.name),
+                problem: format!(
+                    "step `{}`: `inputs = \"traced\"` is for steps that run a command on files of the app (`source`), without network and not pinned",
+                    template.name
+                ),
+            });
+        }
         let mut steps = Vec::new();
         let present = |name: String| {
             if let Some(beginning) = name.strip_suffix('*') {
@@ -248,6 +262,7 @@ impl Maker<'_> {
             drop: template.drop.iter().map(|glob| filled(glob)).collect::<Result<_, _>>()?,
             network: template.network,
             pinned: template.pinned,
+            traced,
             cache: template.cache.clone(),
             environment,
             directory: filled(&template.directory)?,

@@ -129,6 +129,7 @@ pub(super) fn build(common: &Common, arguments: &BuildArguments) -> Result<ExitC
         let cache = SharedCache::open(&app, &events, &caches, pushed)?;
         let work = Work {
             app: &app,
+            folder: app.root_name()?,
             plan: &planned.plan,
             snapshot: &snapshot,
             chooser: &chooser,
@@ -197,6 +198,7 @@ pub(super) fn build(common: &Common, arguments: &BuildArguments) -> Result<ExitC
 /// What a plan is carried out with.
 struct Work<'a> {
     app: &'a App,
+    folder: String,
     plan: &'a Plan,
     snapshot: &'a Snapshot,
     chooser: &'a Chooser<'a>,
@@ -246,6 +248,7 @@ impl Work<'_> {
         };
         let engine = Engine {
             plan: self.plan,
+            folder: &self.folder,
             snapshot: self.snapshot,
             store: &app.store,
             lock: &shared,

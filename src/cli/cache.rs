@@ -20,6 +20,7 @@ use crate::engine::{Cache, EngineError, Found, Made, Output};
 use crate::event::{Event, Events, with_causes};
 use crate::image::Image;
 use crate::layer::Layer;
+use crate::plan::recorded::PathSets;
 use crate::registry::{
     Blob, Descriptor, Entry, ImageEntry, Record, Reference, RegistryError, Repository, Sent, Told,
 };
@@ -392,6 +393,10 @@ impl Cache for SharedCache<'_> {
             state.known.insert(*key, entry.clone());
         }
         Some(Found { output: Output { step: entry.step, tree: entry.tree }, layers: entry.layers })
+    }
+
+    fn recorded(&self, _weak: &Digest) -> PathSets {
+        PathSets::default()
     }
 
     fn holds(&self, layer: &Layer) -> bool {

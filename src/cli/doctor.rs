@@ -38,11 +38,14 @@ pub(super) fn doctor(common: &Common) -> Result<ExitCode, Failure> {
             Mode::Chroot => "chroot",
         };
         match &probed.result {
-            Ok(()) if chosen.is_none() => {
+            Ok(traces) if chosen.is_none() => {
                 chosen = Some(mode);
                 let _written = writeln!(text, "sandbox     {name}: works, and is used");
+                let told =
+                    if *traces { "told" } else { "not told: the disk keeps no access times" };
+                let _written = writeln!(text, "reads       which files a step reads is {told}");
             }
-            Ok(()) => {
+            Ok(_) => {
                 let _written = writeln!(text, "sandbox     {name}: works");
             }
             Err(problem) => {

@@ -1,12 +1,20 @@
-//! `forge plan --files`: every file and the rule that decided.
+//! `forge plan --files`: every file and the rule that decided; of a traced step also
+//! whether its last run has read it.
 
 use std::fmt::Write as _;
 
 use super::failure::Failure;
+use crate::plan::recorded::PathSet;
 use crate::plan::{APP_FOLDER, Action, Plan};
 use crate::source::Snapshot;
 
-pub(super) fn text(snapshot: &Snapshot, plan: &Plan, step: &str) -> Result<String, Failure> {
+/// `read` are the files that the step's last run has read, where that was recorded.
+pub(super) fn text(
+    snapshot: &Snapshot,
+    plan: &Plan,
+    step: &str,
+    read: Option<&PathSet>,
+) -> Result<String, Failure> {
     let source = plan
         .step(step)
         .filter(|step| matches!(step.action, Action::Source { .. }))
@@ -24,8 +32,11 @@ pub(super) fn text(snapshot: &Snapshot, plan: &Plan, step: &str) -> Result<Strin
     let given = snapshot.select(selection)?;
     let mut text = String::new();
     for (path, decision) in &snapshot.decisions {
-        let selected = given.entries.contains_key(format!("{APP_FOLDER}/{path}").as_bytes());
+        let seen = format!("{APP_FOLDER}/{path}");
+        let selected = given.entries.contains_key(seen.as_bytes());
+        let is_read = selected && read.is_some_and(|read| read.0.contains(&seen));
         let (mark, rule) = match (decision.included, selected) {
+            (true, true) if is_read => ("r", decision.rule.clone()),
             (true, true) => ("+", decision.rule.clone()),
             (true, false) => ("-", format!("not given to step {step}")),
             (false, _) => ("-", decision.rule.clone()),
@@ -75,7 +86,7 @@ mod tests {
         };
         let steps = vec![Step::new("app", "", Action::Source { selection })];
         let plan = Plan::new(steps, image).expect("a plan");
-        let found = text(&snapshot, &plan, "app").expect("a list");
+        let found = text(&snapshot, &plan, "app", None).expect("a list");
         let expected = [
             "+ .forgeignore",
             "+ .gitignore",
@@ -87,6 +98,9 @@ mod tests {
             "",
         ];
         assert_eq!(found, expected.join("\n"));
-        assert!(text(&snapshot, &plan, "web").is_err());
+        let read = PathSet(["workspace/a/x.rb", "workspace/local/1"].map(str::to_owned).into());
+        let found = text(&snapshot, &plan, "app", Some(&read)).expect("a list");
+        assert_eq!(found, expected.join("\n").replace("+ a/x.rb", "r a/x.rb"));
+        assert!(text(&snapshot, &plan, "web", None).is_err());
     }
 }

@@ -33,6 +33,7 @@ mod run;
 mod settings;
 mod store;
 mod view;
+mod why;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -96,6 +97,8 @@ enum Command {
     Build(build::BuildArguments),
     /// Show what was detected and what a build would do
     Plan(plan::PlanArguments),
+    /// Show why a step ran last, and whether a build would run it now
+    Why(why::WhyArguments),
     /// Push the image that was built last; prints its digest
     Push(push::PushArguments),
     /// Give images of several platforms, pushed before, one name; prints its digest
@@ -144,16 +147,19 @@ pub fn main() -> ExitCode {
         arguments.command,
         Command::Build(_)
             | Command::Plan(_)
+            | Command::Why(_)
             | Command::Push(_)
             | Command::Index(_)
             | Command::Update(_)
     );
     if arguments.common.json && !has_json {
-        return Failure::usage("`--json` is for build, plan, push, index and update").show(false);
+        return Failure::usage("`--json` is for build, plan, why, push, index and update")
+            .show(false);
     }
     let result = match arguments.command {
         Command::Build(build) => build::build(&arguments.common, &build),
         Command::Plan(plan) => plan::plan(&arguments.common, &plan),
+        Command::Why(why) => why::why(&arguments.common, &why),
         Command::Push(push) => push::push(&arguments.common, &push),
         Command::Index(index) => index::index(&arguments.common, &index),
         Command::Run(run) => run::run(&arguments.common, &run),

@@ -12,16 +12,18 @@ use super::failure::Failure;
 use super::packages::Chooser;
 use super::{Common, files, view};
 use crate::buildpack::{Library, Planned};
+use crate::engine::{Run, run_key};
 use crate::event::FactShown;
 use crate::lock::Lock;
 use crate::plan::{Action, Step};
+use crate::store::Table;
 
 #[derive(Clone, Debug, Args)]
 pub(super) struct PlanArguments {
     #[command(flatten)]
     app: AppArguments,
-    /// Show the files that a step is given (`app`: those of the image), and the
-    /// rule that decided for each
+    /// Show the files that a step is given (`app`: those of the image), the rule that
+    /// decided for each, and, with `r`, what its last run has read of them
     #[arg(long, value_name = "STEP", num_args = 0..=1, require_equals = true, default_missing_value = "app")]
     files: Option<String>,
     /// Show every fact
@@ -43,7 +45,10 @@ pub(super) fn plan(common: &Common, arguments: &PlanArguments) -> Result<ExitCod
         let facts = app.facts(&snapshot)?;
         let planned = app.plan(&snapshot, &facts, &events)?;
         if let Some(step) = &arguments.files {
-            return files::text(&snapshot, &planned.plan, step);
+            let key = run_key(&app.root_name()?, step);
+            let run: Option<Run> = app.store.get(Table::Runs, &key)?;
+            let read = run.and_then(|run| run.read);
+            return files::text(&snapshot, &planned.plan, step, read.as_ref());
         }
         if common.json {
             let steps = serde_json::json!({
@@ -106,8 +111,9 @@ fn detail(step: &Step) -> Option<String> {
     match &step.action {
         Action::Command { command, .. } => {
             let network = if step.network { ", network" } else { "" };
+            let traced = if step.traced { ", again when what it reads changes" } else { "" };
             let pinned = if step.pinned { ", pinned in forge.lock" } else { "" };
-            Some(format!("runs {}{network}{pinned}", command.join(" ")))
+            Some(format!("runs {}{network}{pinned}{traced}", command.join(" ")))
         }
         Action::Packages { release, names, linked, .. } => {
             let mut names = names.clone();

@@ -61,6 +61,7 @@ pub(super) fn run(common: &Common, arguments: &RunArguments) -> Result<ExitCode,
         layers: roots,
         scratch: scratch.path().to_owned(),
         outputs: Vec::new(),
+        traced: false,
         binds,
         network: Network::Host,
         command: argv,
@@ -72,7 +73,7 @@ pub(super) fn run(common: &Common, arguments: &RunArguments) -> Result<ExitCode,
     };
     let running = Arc::new(Running::default());
     let _watch = interrupt::forward(&running)?;
-    match sandbox::run(&spec, &running, |_| {})? {
+    match sandbox::run(&spec, &running, |_| {})?.exit {
         Exit::Status(status) => Ok(ExitCode::from(u8::try_from(status).unwrap_or(1))),
         Exit::Signal(signal) => Ok(ExitCode::from(u8::try_from(128 + signal).unwrap_or(1))),
     }

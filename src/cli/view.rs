@@ -15,8 +15,8 @@ use std::time::{Duration, Instant};
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
 use super::failure::Failure;
-use super::{Common, Progress};
-use crate::event::{Event, Events, FactShown, ReusedFrom, Summary};
+use super::{Common, Progress, why};
+use crate::event::{Event, Events, FactShown, Reads, ReusedFrom, Summary};
 
 /// Runs `work` while showing its events. Returns when both have ended.
 pub(super) fn watch<T>(
@@ -103,9 +103,9 @@ impl View for Plain {
             }
             return;
         }
-        if let Event::StepStarted { step } = event {
+        if let Event::StepStarted { step, because } = event {
             self.started.insert(step.clone(), Instant::now());
-            super::tell(&format!("  {step:<18} runs\n"));
+            super::tell(&format!("  {step:<18} runs{}\n", why::summary(because)));
         }
         for line in lines(event) {
             super::tell(&format!("{line}\n"));
@@ -145,8 +145,9 @@ impl Live {
 impl View for Live {
     fn show(&mut self, event: &Event) {
         match event {
-            Event::StepStarted { step } => {
-                self.bar(step);
+            Event::StepStarted { step, because } => {
+                let because = why::summary(because);
+                self.bar(step).set_message(because.trim_start_matches(": ").to_owned());
             }
             Event::StepWaits { step } => {
                 self.bar(step).set_message("waits for another build that makes it")
@@ -228,16 +229,22 @@ fn lines(event: &Event) -> Vec<String> {
         Event::Solved { step, packages, bytes: size, locked: false } => {
             vec![format!("  {step:<18} {packages} packages, {}", bytes(*size))]
         }
-        Event::StepFinished { step, milliseconds, bytes: size, .. } => {
-            vec![format!("  {step:<18} ran in {}, {}", seconds(*milliseconds), bytes(*size))]
+        Event::StepFinished { step, milliseconds, bytes: size, reads, .. } => {
+            let reads = reads.map_or_else(String::new, |Reads { read, given }| {
+                format!(", read {read} of {given} files")
+            });
+            vec![format!("  {step:<18} ran in {}, {}{reads}", seconds(*milliseconds), bytes(*size))]
         }
-        Event::StepReused { step, from, .. } => {
+        Event::StepReused { step, from, reads, .. } => {
             let from = match from {
                 ReusedFrom::Store => "reused",
                 ReusedFrom::Cache => "from the cache",
                 ReusedFrom::Lock => "from forge.lock",
             };
-            vec![format!("  {step:<18} {from}")]
+            let reads = reads.map_or_else(String::new, |Reads { read, given }| {
+                format!(": none of the {read} files that it reads has changed, of {given}")
+            });
+            vec![format!("  {step:<18} {from}{reads}")]
         }
         Event::StepFailed { step } => vec![format!("  {step:<18} FAILED")],
         Event::LayerPacked { step, size, reused: false, milliseconds, .. } => {

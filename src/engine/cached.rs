@@ -8,10 +8,11 @@
 
 use std::fs::{self, File};
 
-use super::{Engine, EngineError, Known, Output, State};
+use super::{Engine, EngineError, Known, Output, Recorded, State};
 use crate::digest::Digest;
 use crate::event::{Event, with_causes};
 use crate::layer::{Layer, Packed, unpack_tree};
+use crate::plan::recorded::PathSets;
 use crate::plan::{Action, Step};
 use crate::store::Table;
 
@@ -19,6 +20,9 @@ use crate::store::Table;
 pub trait Cache: Sync {
     /// What is known under a key.
     fn find(&self, key: &Digest) -> Option<Found>;
+
+    /// What runs of a traced step with this weak key have read.
+    fn recorded(&self, weak: &Digest) -> PathSets;
 
     /// Whether the cache has the bytes of a layer, so that an image can be made of it
     /// without them being here.
@@ -43,8 +47,10 @@ pub struct Found {
 pub struct Made {
     /// The step.
     pub step: String,
-    /// Its key.
+    /// Its key; of a traced step whose reads are known the strong one.
     pub key: Digest,
+    /// What the key was made with, of such a step.
+    pub recorded: Option<Recorded>,
     /// Its tree.
     pub tree: Digest,
     /// Whether it is a layer of the image.
@@ -121,7 +127,7 @@ impl Engine<'_> {
 
     /// Notes the key under which a step's result is known.
     pub(super) fn note_key(&self, state: &State, step: &Step, key: Digest) {
-        // Set once: each step is one task.
+        // The first counts: a traced step's strong key comes before that of its whole input.
         let _first = state.keys[self.index(&step.name)].set(key);
     }
 
@@ -138,6 +144,7 @@ impl Engine<'_> {
                 Some(Made {
                     step: step.name.clone(),
                     key: *state.keys[index].get()?,
+                    recorded: state.recorded[index].get().cloned(),
                     tree: *state.trees[index].get()?,
                     of_image,
                     bytes: of_image || !matches!(step.action, Action::Take { .. }),

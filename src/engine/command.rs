@@ -7,11 +7,11 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use super::hints::{self, Whereabouts};
-use super::{Engine, EngineError};
+use super::{Acted, Engine, EngineError};
 use crate::digest::Digest;
 use crate::event::Event;
 use crate::plan::Step;
-use crate::sandbox::{self, Bind, Network, SandboxError, Spec};
+use crate::sandbox::{self, Bind, Ended, Network, Reads, SandboxError, Spec};
 use crate::source::matcher;
 use crate::store::Scratch;
 use crate::tree::Tree;
@@ -38,10 +38,17 @@ impl Engine<'_> {
         inputs: &[Digest],
         command: &[String],
         files: &BTreeMap<String, String>,
-    ) -> Result<(Digest, Tree), EngineError> {
+    ) -> Result<Acted, EngineError> {
         let scratch = self.scratch(step)?;
-        self.execute(step, key, inputs, command, files, &scratch)?;
-        self.take_outputs(step, &scratch)
+        let mut below = inputs;
+        if let (Some(selection), Some((_, others))) = (self.app_files(step), inputs.split_last()) {
+            let upper = scratch.path().join("upper");
+            self.snapshot.materialise(&self.snapshot.select(selection)?, &upper)?;
+            below = others;
+        }
+        let reads = self.execute(step, key, below, command, files, &scratch)?;
+        let (tree, list) = self.take_outputs(step, &scratch)?;
+        Ok(Acted { tree, list, reads })
     }
 
     /// A scratch folder named after the step.
@@ -54,7 +61,8 @@ impl Engine<'_> {
         Ok(self.store.scratch(&label)?)
     }
 
-    /// Runs the command with the inputs as its file system.
+    /// Runs the command with the inputs as its file system; those of the app of a traced step
+    /// are in `upper/` of the scratch folder.
     pub(super) fn execute(
         &self,
         step: &Step,
@@ -63,7 +71,7 @@ impl Engine<'_> {
         command: &[String],
         files: &BTreeMap<String, String>,
         scratch: &Scratch,
-    ) -> Result<(), EngineError> {
+    ) -> Result<Option<Reads>, EngineError> {
         let mode = (self.mode)()?;
         let scripts = scratch.path().join("forge");
         fs::create_dir_all(scripts.join("cache")).map_err(failed("make", &scripts))?;
@@ -91,6 +99,7 @@ impl Engine<'_> {
             layers: stacked(inputs).into_iter().map(|tree| self.store.tree_path(tree)).collect(),
             scratch: scratch.path().to_owned(),
             outputs: step.outputs.iter().map(|output| output.path.clone()).collect(),
+            traced: self.app_files(step).is_some(),
             binds,
             network: if step.network { Network::Host } else { Network::Offline },
             command: command.to_vec(),
@@ -119,8 +128,8 @@ impl Engine<'_> {
             }
             lines.push(line.to_owned());
         });
-        let exit = match result {
-            Ok(exit) => exit,
+        let Ended { exit, reads } = match result {
+            Ok(ended) => ended,
             Err(SandboxError::Interrupted) => return Err(EngineError::Interrupted),
             Err(source) => return Err(EngineError::Sandbox { step: step.name.clone(), source }),
         };
@@ -129,7 +138,7 @@ impl Engine<'_> {
         }
         log.flush().map_err(failed("write", &path))?;
         if exit.success() {
-            return Ok(());
+            return Ok(reads);
         }
         let from = lines.len().saturating_sub(LOOKED_AT);
         let whereabouts = |path: &str| {

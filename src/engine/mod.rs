@@ -22,8 +22,10 @@ mod made;
 mod network;
 mod pack;
 mod packages;
+mod runs;
 mod schedule;
 mod take;
+mod traced;
 
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -37,13 +39,13 @@ use serde::{Deserialize, Serialize};
 
 use crate::digest::{Digest, Fields};
 use crate::download::Downloads;
-use crate::event::{Event, Events, ReusedFrom};
+use crate::event::{self, Event, Events, Reason, ReusedFrom};
 use crate::image::ImageLayer;
 use crate::layer::{Compression, Layer};
 use crate::lock::{Lock, Pin};
 use crate::plan::key::{key, pin_key};
 use crate::plan::{Action, Package, Plan, Step};
-use crate::sandbox::{Mode, Running};
+use crate::sandbox::{Mode, Reads, Running};
 use crate::source::Snapshot;
 use crate::store::{KeyLock, Store, Table};
 use crate::tree::Tree;
@@ -54,7 +56,9 @@ pub use error::EngineError;
 use made::made_tree;
 pub use network::Identity;
 pub use packages::setup;
+pub use runs::{Run, given, run_key};
 use schedule::{Schedule, Task};
+pub use traced::Recorded;
 
 /// Chooses the exact packages of a step on top of what is below it.
 pub type Choose<'a> = dyn Fn(&Step, &Ground) -> Result<Vec<Package>, EngineError> + Sync + 'a;
@@ -63,6 +67,8 @@ pub type Choose<'a> = dyn Fn(&Step, &Ground) -> Result<Vec<Package>, EngineError
 pub struct Engine<'a> {
     /// What is to be done.
     pub plan: &'a Plan,
+    /// The app's folder, by which its runs are noted.
+    pub folder: &'a str,
     /// The app's files.
     pub snapshot: &'a Snapshot,
     /// Where results are.
@@ -124,6 +130,20 @@ pub struct Output {
     pub tree: Digest,
 }
 
+/// What an action gave.
+struct Acted {
+    tree: Digest,
+    list: Tree,
+    /// What it read of the app's files, of a traced step.
+    reads: Option<Reads>,
+}
+
+impl From<(Digest, Tree)> for Acted {
+    fn from((tree, list): (Digest, Tree)) -> Acted {
+        Acted { tree, list, reads: None }
+    }
+}
+
 /// What one task gave.
 enum Done {
     Step {
@@ -144,6 +164,7 @@ impl Engine<'_> {
             trees: self.plan.steps.iter().map(|_| OnceLock::new()).collect(),
             chosen: self.plan.steps.iter().map(|_| OnceLock::new()).collect(),
             keys: self.plan.steps.iter().map(|_| OnceLock::new()).collect(),
+            recorded: self.plan.steps.iter().map(|_| OnceLock::new()).collect(),
             ran: AtomicUsize::new(0),
         };
         let mut schedule = Schedule::new(self.plan, self.jobs);
@@ -261,7 +282,8 @@ impl Engine<'_> {
             && is_told(step)
         {
             let from = from.unwrap_or(ReusedFrom::Store);
-            self.events.send(Event::StepReused { step: step.name.clone(), from, tree });
+            let reads = state.reads(index);
+            self.events.send(Event::StepReused { step: step.name.clone(), from, tree, reads });
         }
         Ok(Done::Step { ran: matches!(ran, Some(Known::Ran)) || !is_told(step) })
     }
@@ -273,8 +295,8 @@ impl Engine<'_> {
         inputs: &[Digest],
     ) -> Result<(Digest, Known), EngineError> {
         let key = key(step, self.platform, inputs);
-        self.note_key(state, step, key);
         if step.pinned {
+            self.note_key(state, step, key);
             if let Some(tree) = self.pinned(state, step)? {
                 self.store.put(Table::Outputs, &key, &Output { step: step.name.clone(), tree })?;
                 return Ok((tree, Known::Lock));
@@ -291,7 +313,9 @@ impl Engine<'_> {
             });
             return Ok((tree, Known::Ran));
         }
-        self.recorded_or_run(state, step, &key, inputs)
+        let found = self.recorded_or_run(state, step, &key, inputs)?;
+        self.note_key(state, step, key);
+        Ok(found)
     }
 
     fn recorded_or_run(
@@ -301,15 +325,31 @@ impl Engine<'_> {
         key: &Digest,
         inputs: &[Digest],
     ) -> Result<(Digest, Known), EngineError> {
+        let traced = self.traced(step, inputs)?;
         if let Some(output) = self.store.get::<Output>(Table::Outputs, key)? {
             if self.check && !step.network {
                 return self.compare(state, step, key, inputs, &output.tree);
+            }
+            if let Some(traced) = &traced
+                && let Some(recalled) = self.recall_tree(traced, &output.tree)?
+            {
+                self.note_reads(state, step, traced, recalled);
             }
             return Ok((output.tree, Known::Store));
         }
         let _held = self.lock_key(step, key)?;
         if let Some(output) = self.store.get::<Output>(Table::Outputs, key)? {
             return Ok((output.tree, Known::Store));
+        }
+        if let Some(traced) = &traced
+            && let Some(recalled) = self.recall(step, traced, key)?
+        {
+            let (tree, from) = (recalled.tree, recalled.from);
+            if self.check {
+                return self.compare(state, step, key, inputs, &tree);
+            }
+            self.note_reads(state, step, traced, recalled);
+            return Ok((tree, from));
         }
         self.cached_or_run(state, step, key, inputs)
     }
@@ -331,12 +371,10 @@ impl Engine<'_> {
         inputs: &[Digest],
         known: &Digest,
     ) -> Result<(Digest, Known), EngineError> {
-        for (name, tree) in step.root.iter().zip(inputs) {
-            self.ensure_tree(state, self.index(name), tree)?;
-        }
+        self.ensure_inputs(state, step, inputs)?;
         let started = Instant::now();
-        self.started(step);
-        let (tree, list) = self.act(step, key, inputs)?;
+        self.started(step, vec![Reason::Checked]);
+        let Acted { tree, list, .. } = self.act(step, key, inputs)?;
         if tree != *known {
             self.events.send(Event::StepFailed { step: step.name.clone() });
             let old = if self.store.has_tree(known) {
@@ -353,9 +391,9 @@ impl Engine<'_> {
         Ok((tree, Known::Ran))
     }
 
-    fn started(&self, step: &Step) {
+    fn started(&self, step: &Step, because: Vec<Reason>) {
         if is_told(step) {
-            self.events.send(Event::StepStarted { step: step.name.clone() });
+            self.events.send(Event::StepStarted { step: step.name.clone(), because });
         }
     }
 
@@ -369,6 +407,7 @@ impl Engine<'_> {
             milliseconds: milliseconds(started),
             tree,
             bytes: list.size(),
+            reads: state.reads(self.index(&step.name)),
         });
     }
 
@@ -380,46 +419,62 @@ impl Engine<'_> {
         key: &Digest,
         inputs: &[Digest],
     ) -> Result<Digest, EngineError> {
-        for (name, tree) in step.root.iter().zip(inputs) {
-            self.ensure_tree(state, self.index(name), tree)?;
-        }
+        self.ensure_inputs(state, step, inputs)?;
+        let run = self.begin_run(state, step)?;
         let started = Instant::now();
-        self.started(step);
-        let made = self.act(step, key, inputs).and_then(|(tree, list)| {
+        self.started(step, run.reasons.clone());
+        let made = self.act(step, key, inputs).and_then(|acted| {
             if self.check && !step.network {
-                let (again, other) = self.act(step, key, inputs)?;
-                if again != tree {
-                    let differ = differences(&list, &other);
+                let again = self.act(step, key, inputs)?;
+                if again.tree != acted.tree {
+                    let differ = differences(&acted.list, &again.list);
                     return Err(EngineError::NotReproducible { step: step.name.clone(), differ });
                 }
             }
-            Ok((tree, list))
+            Ok(acted)
         });
-        let (tree, list) = made.inspect_err(|error| {
+        let Acted { tree, list, reads } = made.inspect_err(|error| {
             // One that was ended because another failed has not failed itself.
             if !matches!(error, EngineError::Interrupted) {
                 self.events.send(Event::StepFailed { step: step.name.clone() });
             }
         })?;
+        if let Some(traced) = self.traced(step, inputs)? {
+            self.keep_reads(state, step, &traced, reads.as_ref(), tree)?;
+        }
         self.store.put(Table::Outputs, key, &Output { step: step.name.clone(), tree })?;
+        self.note_run(state, step, run)?;
         self.finished(state, step, started, tree, &list);
         Ok(tree)
     }
 
-    fn act(
+    /// Makes sure that what a step sees is in the store. The app's files of a traced step
+    /// are not: it gets a copy of its own.
+    fn ensure_inputs(
         &self,
+        state: &State,
         step: &Step,
-        key: &Digest,
         inputs: &[Digest],
-    ) -> Result<(Digest, Tree), EngineError> {
+    ) -> Result<(), EngineError> {
+        let copied = usize::from(self.app_files(step).is_some());
+        let seen = inputs.len().saturating_sub(copied);
+        for (name, tree) in step.root.iter().zip(inputs).take(seen) {
+            self.ensure_tree(state, self.index(name), tree)?;
+        }
+        Ok(())
+    }
+
+    fn act(&self, step: &Step, key: &Digest, inputs: &[Digest]) -> Result<Acted, EngineError> {
         match &step.action {
             Action::Command { command, files } => self.command(step, key, inputs, command, files),
             Action::Packages { packages, bottom, .. } => {
-                self.packages(step, key, inputs, packages, *bottom)
+                self.packages(step, key, inputs, packages, *bottom).map(Acted::from)
             }
-            Action::Image { .. } => self.image(step),
-            Action::Libraries { inspected } => self.libraries(step, inputs, *inspected),
-            Action::Take { patterns } => self.take(step, inputs, patterns),
+            Action::Image { .. } => self.image(step).map(Acted::from),
+            Action::Libraries { inspected } => {
+                self.libraries(step, inputs, *inspected).map(Acted::from)
+            }
+            Action::Take { patterns } => self.take(step, inputs, patterns).map(Acted::from),
             Action::Source { .. } | Action::Files { .. } => {
                 // Never run: their trees are known without it.
                 Err(EngineError::NotReproducible { step: step.name.clone(), differ: Vec::new() })
@@ -488,6 +543,8 @@ struct State {
     chosen: Vec<OnceLock<Step>>,
     /// The keys of steps that have one.
     keys: Vec<OnceLock<Digest>>,
+    /// What the results of traced steps were found with.
+    recorded: Vec<OnceLock<Recorded>>,
     /// How many steps have run, those included whose files the store had lost.
     ran: AtomicUsize,
 }
@@ -497,6 +554,14 @@ impl State {
     /// step is scheduled.
     fn inputs(&self, engine: &Engine<'_>, step: &Step) -> Vec<Digest> {
         step.root.iter().filter_map(|name| self.trees[engine.index(name)].get().copied()).collect()
+    }
+}
+
+impl State {
+    /// How many of the app's files a step reads, where that is known.
+    fn reads(&self, index: usize) -> Option<event::Reads> {
+        let recorded = self.recorded[index].get()?;
+        Some(event::Reads { read: recorded.read.0.len(), given: recorded.given })
     }
 }
 

@@ -75,7 +75,7 @@ pub fn deep_key(
     fields.finish()
 }
 
-fn definition(step: &Step, platform: &str) -> Fields {
+pub(super) fn definition(step: &Step, platform: &str) -> Fields {
     let mut fields = Fields::new("forge-step");
     fields.number(KEY_VERSION).text(platform);
     match &step.action {
@@ -222,6 +222,7 @@ mod tests {
         not_in_the_key(|step| step.about = "other words".to_owned());
         not_in_the_key(|step| step.root = vec!["another maker of the same content".to_owned()]);
         not_in_the_key(|step| step.cache = Some("pip".to_owned()));
+        not_in_the_key(|step| step.traced = true);
     }
 
     #[test]

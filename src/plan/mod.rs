@@ -5,6 +5,7 @@
 //! the engine's decision, taken with [`key`].
 
 pub mod key;
+pub mod recorded;
 mod start;
 
 use std::collections::BTreeMap;
@@ -55,6 +56,9 @@ pub struct Step {
     pub network: bool,
     /// Whether the files of the output are pinned, as text, in `forge.lock`.
     pub pinned: bool,
+    /// Whether, of the app's files, only those count for its result that it was seen to
+    /// read, besides the names of all. They are then its last input.
+    pub traced: bool,
     /// A folder that fetch steps of this name share between builds, mounted at
     /// `/forge/cache`. Never part of a result.
     pub cache: Option<String>,
@@ -274,6 +278,7 @@ impl Step {
             drop: Vec::new(),
             network: false,
             pinned: false,
+            traced: false,
             cache: None,
             environment: BTreeMap::new(),
             directory: "/".to_owned(),

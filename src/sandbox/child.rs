@@ -19,7 +19,7 @@ use std::sync::atomic::{AtomicI32, Ordering};
 use rustix::process::{Pid, Signal, WaitOptions, WaitStatus};
 use rustix::thread::CapabilitySet;
 
-use super::{Mode, Network, Spec, mounts, seccomp};
+use super::{Mode, Network, Spec, mounts, recording, seccomp};
 
 /// Stands for a command that only reports that the sandbox works.
 pub(super) const PROBE_COMMAND: &str = "/forge-probe";
@@ -274,6 +274,9 @@ fn first_process(spec: &Spec) -> Result<i32, String> {
             rustix::process::chroot(&root).map_err(failed("chroot"))?;
             rustix::process::chdir("/").map_err(failed("chdir"))?;
         }
+    }
+    if spec.traced {
+        recording::read_canary()?;
     }
     // Nobody in the sandbox may look into this process: it runs the host's forge.
     rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable)

@@ -2,57 +2,25 @@
 //!
 //! Root in a plain container (a CI pod) may chroot but not mount. The inputs are
 //! then copied into one folder, and what the step changed is found afterwards by
-//! comparing each entry with what was noted before: inode, size, mode and change
-//! time, which no program can set back. Changes go to `upper/` in the form that
-//! overlayfs uses, so callers see no difference between the modes.
+//! comparing each entry with what was noted before, and goes to `upper/`.
 
 use std::collections::BTreeMap;
-use std::fs::{self, Metadata};
+use std::fs;
 use std::io;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, CWD, FileType, Timespec, Timestamps, UTIME_OMIT};
 
+use super::noted::{Noted, Notes, OUTSIDE, failed, mark_removed, note, note_below, removed};
+use super::recording::Recording;
 use super::{SandboxError, Spec};
 use crate::tree::{OPAQUE_ATTRIBUTE, STAMP};
 
-/// What is noted of each entry before the step: path below the root → stamp.
-pub(super) type Before = BTreeMap<PathBuf, Noted>;
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Noted {
-    inode: u64,
-    size: u64,
-    mode: u32,
-    changed: (i64, i64),
-}
-
-impl Noted {
-    fn of(metadata: &Metadata) -> Noted {
-        // A directory's size and times change with its entries, which are
-        // compared themselves.
-        let directory = metadata.is_dir();
-        Noted {
-            inode: metadata.ino(),
-            size: if directory { 0 } else { metadata.len() },
-            mode: metadata.mode(),
-            changed: if directory { (0, 0) } else { (metadata.ctime(), metadata.ctime_nsec()) },
-        }
-    }
-}
-
-/// Folders at the root that are never part of an output.
-const OUTSIDE: [&str; 3] = ["dev", "proc", "tmp"];
-
-fn failed(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> SandboxError {
-    let path = path.to_owned();
-    move |source| SandboxError::Copy { action, path, source }
-}
-
 /// Makes `root/` of the scratch folder: the layers one over another, then what
-/// is in `upper/` already, then devices and binds.
-pub(super) fn copy_inputs(spec: &Spec) -> Result<Before, SandboxError> {
+/// is in `upper/` already, then devices and binds. What was in `upper/` counts as written by
+/// the step, or, in a traced one, as given to it.
+pub(super) fn copy_inputs(spec: &Spec) -> Result<(Notes, Option<Recording>), SandboxError> {
     let root = spec.scratch.join("root");
     let upper = spec.scratch.join("upper");
     for layer in spec.layers.iter().chain([&upper]) {
@@ -79,16 +47,19 @@ pub(super) fn copy_inputs(spec: &Spec) -> Result<Before, SandboxError> {
         fs::set_permissions(&path, fs::Permissions::from_mode(0o666))
             .map_err(failed("chmod", &path))?;
     }
-    // What upper holds already counts as written by the step: it is moved there
-    // again afterwards, so it must be absent from the notes.
-    let given = paths(&upper)?;
+    let given = note(&upper)?;
     fs::remove_dir_all(&upper).map_err(failed("remove", &upper))?;
     fs::create_dir(&upper).map_err(failed("make", &upper))?;
-    let mut before = Before::new();
-    note(&root, Path::new(""), &mut before)?;
-    for path in given {
-        before.remove(&path);
-    }
+    let mut before = Notes::new();
+    let recording = if spec.traced {
+        let recording = Recording::begin(&root, given.keys())?;
+        note_below(&root, Path::new(""), &mut before)?;
+        Some(recording)
+    } else {
+        note_below(&root, Path::new(""), &mut before)?;
+        before.retain(|path, _| !given.contains_key(path));
+        None
+    };
     for bind in &spec.binds {
         let inside = bind.to.strip_prefix("/").unwrap_or(&bind.to);
         let to =
@@ -101,10 +72,10 @@ pub(super) fn copy_inputs(spec: &Spec) -> Result<Before, SandboxError> {
         let metadata = fs::symlink_metadata(&to).map_err(failed("read", &to))?;
         before.insert(inside.to_owned(), Noted::of(&metadata));
         if metadata.is_dir() {
-            note(&root, inside, &mut before)?;
+            note_below(&root, inside, &mut before)?;
         }
     }
-    Ok(before)
+    Ok((before, recording))
 }
 
 fn copy_layer(from: &Path, to: &Path) -> Result<(), SandboxError> {
@@ -175,35 +146,11 @@ fn remove(path: &Path) -> Result<(), SandboxError> {
         .map_err(failed("remove", path))
 }
 
-fn paths(root: &Path) -> Result<Vec<PathBuf>, SandboxError> {
-    let mut before = Before::new();
-    note(root, Path::new(""), &mut before)?;
-    Ok(before.into_keys().collect())
-}
-
-fn note(root: &Path, below: &Path, before: &mut Before) -> Result<(), SandboxError> {
-    let folder = root.join(below);
-    for entry in fs::read_dir(&folder).map_err(failed("read", &folder))? {
-        let entry = entry.map_err(failed("read", &folder))?;
-        let path = below.join(entry.file_name());
-        if OUTSIDE.iter().any(|outside| path == Path::new(outside)) {
-            continue;
-        }
-        let metadata = entry.metadata().map_err(failed("read", &entry.path()))?;
-        before.insert(path.clone(), Noted::of(&metadata));
-        if metadata.is_dir() {
-            note(root, &path, before)?;
-        }
-    }
-    Ok(())
-}
-
 /// Moves what the step made or changed to `upper/`, and marks what it removed.
-pub(super) fn collect_changes(spec: &Spec, before: &Before) -> Result<(), SandboxError> {
+pub(super) fn collect_changes(spec: &Spec, before: &Notes) -> Result<(), SandboxError> {
     let root = spec.scratch.join("root");
     let upper = spec.scratch.join("upper");
-    let mut after = Before::new();
-    note(&root, Path::new(""), &mut after)?;
+    let after = note(&root)?;
     for (path, noted) in &after {
         if before.get(path) == Some(noted) {
             continue;
@@ -221,23 +168,9 @@ pub(super) fn collect_changes(spec: &Spec, before: &Before) -> Result<(), Sandbo
             fs::hard_link(&from, &to).map_err(failed("link", &to))?;
         }
     }
-    let asked_for = |path: &Path| {
-        spec.outputs.iter().any(|output| {
-            output.is_empty() || path.starts_with(output) || Path::new(output).starts_with(path)
-        })
-    };
-    for path in before.keys().filter(|path| !after.contains_key(*path) && asked_for(path)) {
-        let parent_is_gone = path.parent().is_some_and(|parent| {
-            !parent.as_os_str().is_empty()
-                && after.get(parent).is_none_or(|noted| noted.mode & 0o170_000 != 0o040_000)
-        });
-        if parent_is_gone {
-            continue;
-        }
+    for path in removed(spec, before, &after) {
         parents(&root, &upper, path)?;
-        let to = upper.join(path);
-        rustix::fs::mknodat(CWD, &to, FileType::CharacterDevice, rustix::fs::Mode::empty(), 0)
-            .map_err(|error| failed("mark as removed", &to)(error.into()))?;
+        mark_removed(&upper.join(path))?;
     }
     Ok(())
 }

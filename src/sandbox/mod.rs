@@ -17,6 +17,8 @@
 mod child;
 mod chroot;
 mod mounts;
+mod noted;
+mod recording;
 mod seccomp;
 
 use std::collections::BTreeMap;
@@ -34,6 +36,8 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 pub use child::main as child_main;
+pub use recording::Reads;
+use recording::Recording;
 
 /// The hidden argument with which this program becomes a sandbox's first process.
 pub const CHILD_ARGUMENT: &str = "__sandbox";
@@ -82,6 +86,9 @@ pub struct Spec {
     /// The paths, without leading slash, whose changes will be asked for; an empty
     /// one stands for all. Elsewhere a removed file need not be noted.
     pub outputs: Vec<String>,
+    /// Whether what is in `upper/` of the scratch folder before are inputs, of which is
+    /// told afterwards which were read ([`Ended::reads`]), and not results already.
+    pub traced: bool,
     /// Additional files.
     pub binds: Vec<Bind>,
     /// Network policy.
@@ -122,6 +129,15 @@ impl Exit {
     pub fn success(self) -> bool {
         self == Exit::Status(0)
     }
+}
+
+/// What is known of a command that ran to its end.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ended {
+    /// How it ended.
+    pub exit: Exit,
+    /// What it read, of a [`Spec`] that is `traced`.
+    pub reads: Option<Reads>,
 }
 
 /// Why a command could not be run isolated.
@@ -228,13 +244,22 @@ pub fn run(
     spec: &Spec,
     running: &Running,
     mut on_line: impl FnMut(&str),
-) -> Result<Exit, SandboxError> {
+) -> Result<Ended, SandboxError> {
     for folder in ["upper", "work", "tmp", "root"] {
         std::fs::create_dir_all(spec.scratch.join(folder))?;
     }
-    let before = match spec.mode {
-        Mode::Namespaces => None,
-        Mode::Chroot => Some(chroot::copy_inputs(spec)?),
+    let (before, recording) = match spec.mode {
+        Mode::Namespaces if spec.traced => {
+            let upper = spec.scratch.join("upper");
+            let given = noted::note(&upper)?;
+            let recording = Recording::begin(&upper, given.keys())?;
+            (Some(noted::note(&upper)?), Some(recording))
+        }
+        Mode::Namespaces => (None, None),
+        Mode::Chroot => {
+            let (before, recording) = chroot::copy_inputs(spec)?;
+            (Some(before), recording)
+        }
     };
     let message = serde_json::to_vec(spec).map_err(io::Error::from)?;
     let started = running.start(spec, || start(spec, &message))?;
@@ -253,15 +278,20 @@ pub fn run(
     if !failure.is_empty() {
         return Err(SandboxError::Setup(failure));
     }
+    let reads = recording.map(Recording::end).transpose()?;
     if let Some(before) = before {
-        chroot::collect_changes(spec, &before)?;
+        match spec.mode {
+            Mode::Namespaces => noted::drop_unchanged(spec, &before)?,
+            Mode::Chroot => chroot::collect_changes(spec, &before)?,
+        }
     }
-    Ok(match (status.code(), status.signal()) {
+    let exit = match (status.code(), status.signal()) {
         // As shells report it; see `child::report`.
         (Some(code), _) if (129..=192).contains(&code) => Exit::Signal(code - 128),
         (Some(code), _) => Exit::Status(code),
         (None, signal) => Exit::Signal(signal.unwrap_or(0)),
-    })
+    };
+    Ok(Ended { exit, reads })
 }
 
 /// A sandbox that has been started, and what comes out of it.
@@ -333,8 +363,8 @@ fn read_lines(reader: impl Read, on_line: &mut impl FnMut(&str)) -> io::Result<(
 pub struct Probed {
     /// The mode that was tried.
     pub mode: Mode,
-    /// `Ok` when a command ran, else what failed.
-    pub result: Result<(), String>,
+    /// `Ok` when a command ran, else what failed; and whether reads can be recorded.
+    pub result: Result<bool, String>,
 }
 
 /// All modes, in order of preference.
@@ -348,7 +378,7 @@ pub fn probe(mode: Mode, scratch: &std::path::Path) -> Probed {
     Probed { mode, result }
 }
 
-fn probe_mode(mode: Mode, scratch: &std::path::Path) -> Result<(), SandboxError> {
+fn probe_mode(mode: Mode, scratch: &std::path::Path) -> Result<bool, SandboxError> {
     if mode == Mode::Chroot && !rustix::process::geteuid().is_root() {
         return Err(SandboxError::Setup("chroot needs root".to_owned()));
     }
@@ -363,6 +393,7 @@ fn probe_mode(mode: Mode, scratch: &std::path::Path) -> Result<(), SandboxError>
         layers: vec![lower],
         scratch: folder,
         outputs: Vec::new(),
+        traced: true,
         binds: Vec::new(),
         network: Network::Offline,
         command: vec![child::PROBE_COMMAND.to_owned()],
@@ -372,8 +403,9 @@ fn probe_mode(mode: Mode, scratch: &std::path::Path) -> Result<(), SandboxError>
         parent: own_pid(),
         interactive: false,
     };
-    match run(&spec, &Running::default(), |_| {})? {
-        Exit::Status(0) => Ok(()),
+    let ended = run(&spec, &Running::default(), |_| {})?;
+    match ended.exit {
+        Exit::Status(0) => Ok(ended.reads != Some(Reads::Unknown)),
         other => Err(SandboxError::Setup(format!("the probe ended with {other:?}"))),
     }
 }

@@ -5,6 +5,9 @@
 //! - Injecting terminal input, kernel keyrings, mounts, further namespaces,
 //!   tracing and io_uring (whose operations no filter sees) answer `EPERM`; the
 //!   capabilities that these need are gone as well.
+//! - In a traced step, reading a file without touching its access time is not possible:
+//!   `O_NOATIME` answers `EPERM`, as it does for files of others, and calls whose flags no
+//!   filter sees, or that copy without reading, answer as on a kernel that lacks them.
 //! - In chroot mode, where there is no network namespace, offline steps cannot
 //!   make a socket other than a unix one.
 
@@ -24,6 +27,12 @@ pub(super) fn install(spec: &Spec) -> Result<(), String> {
     // The C library then uses clone, whose flags a filter can read.
     apply(always(&[libc::SYS_clone3]), SeccompAction::Errno(libc::ENOSYS as u32))?;
     apply(refused()?, SeccompAction::Errno(libc::EPERM as u32))?;
+    if spec.traced {
+        apply(without_access_time()?, SeccompAction::Errno(libc::EPERM as u32))?;
+        let unseen = [libc::SYS_openat2, libc::SYS_copy_file_range];
+        apply(always(&unseen), SeccompAction::Errno(libc::ENOSYS as u32))?;
+        apply(clones()?, SeccompAction::Errno(libc::EOPNOTSUPP as u32))?;
+    }
     if spec.mode == Mode::Chroot && spec.network == Network::Offline {
         apply(sockets()?, SeccompAction::Errno(libc::ENETUNREACH as u32))?;
     }
@@ -49,9 +58,18 @@ fn when(
     operation: SeccompCmpOp,
     value: u64,
 ) -> Result<SeccompRule, String> {
-    SeccompCondition::new(argument, length, operation, value)
-        .and_then(|condition| SeccompRule::new(vec![condition]))
+    SeccompRule::new(vec![condition(argument, length, operation, value)?])
         .map_err(|error| format!("seccomp rule: {error}"))
+}
+
+fn condition(
+    argument: u8,
+    length: SeccompCmpArgLen,
+    operation: SeccompCmpOp,
+    value: u64,
+) -> Result<SeccompCondition, String> {
+    SeccompCondition::new(argument, length, operation, value)
+        .map_err(|error| format!("seccomp condition: {error}"))
 }
 
 fn pretended() -> Result<Rules, String> {
@@ -99,6 +117,7 @@ fn refused() -> Result<Rules, String> {
         libc::SYS_process_vm_readv,
         libc::SYS_process_vm_writev,
         libc::SYS_pidfd_getfd,
+        libc::SYS_open_by_handle_at,
         libc::SYS_io_uring_setup,
         libc::SYS_io_uring_enter,
         libc::SYS_io_uring_register,
@@ -136,6 +155,42 @@ fn refused() -> Result<Rules, String> {
                 flag,
             )?);
         }
+    }
+    Ok(rules)
+}
+
+/// Opening a file so that reading it leaves its access time alone.
+fn without_access_time() -> Result<Rules, String> {
+    let flag = u64::from(libc::O_NOATIME as u32);
+    let has_flag =
+        |argument| when(argument, SeccompCmpArgLen::Dword, SeccompCmpOp::MaskedEq(flag), flag);
+    let mut rules = Rules::new();
+    rules.insert(libc::SYS_openat, vec![has_flag(2)?]);
+    #[cfg(target_arch = "x86_64")]
+    rules.insert(libc::SYS_open, vec![has_flag(1)?]);
+    let set_flags = SeccompRule::new(vec![
+        condition(1, SeccompCmpArgLen::Dword, SeccompCmpOp::Eq, u64::from(libc::F_SETFL as u32))?,
+        condition(2, SeccompCmpArgLen::Dword, SeccompCmpOp::MaskedEq(flag), flag)?,
+    ])
+    .map_err(|error| format!("seccomp rule: {error}"))?;
+    rules.insert(libc::SYS_fcntl, vec![set_flags]);
+    Ok(rules)
+}
+
+/// Copying, or comparing, by sharing blocks: overlayfs does it behind its own back.
+fn clones() -> Result<Rules, String> {
+    // ioctl_ficlonerange(2), ioctl_fideduperange(2); libc does not name them.
+    const FICLONE: u32 = 0x4004_9409;
+    const FICLONERANGE: u32 = 0x4020_940d;
+    const FIDEDUPERANGE: u32 = 0xc018_9436;
+    let mut rules = Rules::new();
+    for request in [FICLONE, FICLONERANGE, FIDEDUPERANGE] {
+        rules.entry(libc::SYS_ioctl).or_default().push(when(
+            1,
+            SeccompCmpArgLen::Dword,
+            SeccompCmpOp::Eq,
+            u64::from(request),
+        )?);
     }
     Ok(rules)
 }

@@ -123,11 +123,22 @@ pub enum Table {
     Bases,
     /// Manifest digest → repositories that the image was pushed to.
     Places,
+    /// Weak key of a traced step → what its runs have read.
+    Recordings,
+    /// An app's folder and a step → its last run, for people.
+    Runs,
 }
 
 impl Table {
-    const ALL: [Table; 5] =
-        [Table::Outputs, Table::Layers, Table::Images, Table::Bases, Table::Places];
+    const ALL: [Table; 7] = [
+        Table::Outputs,
+        Table::Layers,
+        Table::Images,
+        Table::Bases,
+        Table::Places,
+        Table::Recordings,
+        Table::Runs,
+    ];
 
     fn folder(self) -> &'static str {
         match self {
@@ -136,6 +147,8 @@ impl Table {
             Table::Images => "images-1",
             Table::Bases => "bases-1",
             Table::Places => "places-1",
+            Table::Recordings => "recordings-1",
+            Table::Runs => "runs-1",
         }
     }
 }

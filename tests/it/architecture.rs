@@ -46,7 +46,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("image", &["digest", "layer", "store", "tree"]),
     ("layer", &["digest", "tree"]),
     ("lock", &["digest", "plan"]),
-    ("plan", &["digest"]),
+    ("plan", &["digest", "tree"]),
     ("registry", &["digest", "download", "event", "image", "layer", "store"]),
     ("sandbox", &["tree"]),
     ("source", &["digest", "plan", "tree"]),

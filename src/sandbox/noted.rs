@@ -1,0 +1,130 @@
+//! What a folder held before a command ran, and what the command changed in it.
+//!
+//! Entries are compared by inode, size, mode and change time, which no program can set
+//! back. Changes are left in `upper/` of the scratch folder in the form that overlayfs uses,
+//! so callers see no difference between the ways in which they were found.
+
+use std::collections::BTreeMap;
+use std::fs::{self, Metadata};
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{CWD, FileType};
+
+use super::{SandboxError, Spec};
+
+/// What is noted of each entry: path below the root → stamp.
+pub(super) type Notes = BTreeMap<PathBuf, Noted>;
+
+/// What tells whether an entry is still the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Noted {
+    inode: u64,
+    size: u64,
+    mode: u32,
+    changed: (i64, i64),
+}
+
+impl Noted {
+    pub(super) fn of(metadata: &Metadata) -> Noted {
+        // A directory's size and times change with its entries, which are
+        // compared themselves.
+        let directory = metadata.is_dir();
+        Noted {
+            inode: metadata.ino(),
+            size: if directory { 0 } else { metadata.len() },
+            mode: metadata.mode(),
+            changed: if directory { (0, 0) } else { (metadata.ctime(), metadata.ctime_nsec()) },
+        }
+    }
+
+    pub(super) fn is_directory(self) -> bool {
+        FileType::from_raw_mode(self.mode) == FileType::Directory
+    }
+}
+
+/// Folders at the root that are never part of an output.
+pub(super) const OUTSIDE: [&str; 3] = ["dev", "proc", "tmp"];
+
+pub(super) fn failed(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> SandboxError {
+    let path = path.to_owned();
+    move |source| SandboxError::Copy { action, path, source }
+}
+
+/// Notes all that is below `root`.
+pub(super) fn note(root: &Path) -> Result<Notes, SandboxError> {
+    let mut notes = Notes::new();
+    note_below(root, Path::new(""), &mut notes)?;
+    Ok(notes)
+}
+
+/// Adds what is below the folder `below` of `root`.
+pub(super) fn note_below(root: &Path, below: &Path, notes: &mut Notes) -> Result<(), SandboxError> {
+    let folder = root.join(below);
+    for entry in fs::read_dir(&folder).map_err(failed("read", &folder))? {
+        let entry = entry.map_err(failed("read", &folder))?;
+        let path = below.join(entry.file_name());
+        if OUTSIDE.iter().any(|outside| path == Path::new(outside)) {
+            continue;
+        }
+        let metadata = entry.metadata().map_err(failed("read", &entry.path()))?;
+        notes.insert(path.clone(), Noted::of(&metadata));
+        if metadata.is_dir() {
+            note_below(root, &path, notes)?;
+        }
+    }
+    Ok(())
+}
+
+/// The entries that were removed and whose folder is still there; those elsewhere than
+/// below the outputs, of which nobody will be told, are left out.
+pub(super) fn removed<'n>(
+    spec: &'n Spec,
+    before: &'n Notes,
+    after: &'n Notes,
+) -> impl Iterator<Item = &'n PathBuf> {
+    let asked_for = |path: &Path| {
+        spec.outputs.iter().any(|output| {
+            output.is_empty() || path.starts_with(output) || Path::new(output).starts_with(path)
+        })
+    };
+    let parent_is_there = |path: &Path| {
+        path.parent().is_none_or(|parent| {
+            parent.as_os_str().is_empty()
+                || after.get(parent).is_some_and(|noted| noted.is_directory())
+        })
+    };
+    before
+        .keys()
+        .filter(move |path| !after.contains_key(*path) && asked_for(path) && parent_is_there(path))
+}
+
+/// Puts the mark of a removed file at a path (overlayfs, "whiteouts").
+pub(super) fn mark_removed(path: &Path) -> Result<(), SandboxError> {
+    rustix::fs::mknodat(CWD, path, FileType::CharacterDevice, rustix::fs::Mode::empty(), 0)
+        .map_err(|error| failed("mark as removed", path)(error.into()))
+}
+
+/// Takes out of `upper/` again what was put there before the command ran and is as it was,
+/// and marks what is gone.
+pub(super) fn drop_unchanged(spec: &Spec, before: &Notes) -> Result<(), SandboxError> {
+    let upper = spec.scratch.join("upper");
+    let after = note(&upper)?;
+    for path in removed(spec, before, &after) {
+        mark_removed(&upper.join(path))?;
+    }
+    // What is in a folder comes after it, so backwards before it.
+    for (path, noted) in before.iter().rev() {
+        if after.get(path) != Some(noted) {
+            continue;
+        }
+        let path = upper.join(path);
+        if !noted.is_directory() {
+            fs::remove_file(&path).map_err(failed("remove", &path))?;
+        } else if fs::read_dir(&path).map_err(failed("read", &path))?.next().is_none() {
+            fs::remove_dir(&path).map_err(failed("remove", &path))?;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,117 @@
+//! Which of the app's files a command reads, told by the kernel.
+//!
+//! Before the command starts, each file gets an access time that no clock shows. The kernel
+//! replaces it when content is read, whichever way: `read`, `mmap`, `execve`, `sendfile`.
+//! It costs nothing while the command runs, and sees programs of every kind.
+//!
+//! - The files lie in the overlay's upper folder: overlayfs keeps access times of files
+//!   there, whatever the mount options of the disk below, and none of those in lower layers.
+//! - What the command changed, moved or removed counts as read: the access time is then
+//!   gone, or may have been set by the command.
+//! - A canary, which the sandbox reads before the command starts, shows that access times
+//!   work on this file system. Where it does not, nothing is known ([`Reads::Unknown`]).
+//! - Ways of reading that leave no trace are closed by [`super::seccomp`].
+//! - What is never seen: names that were looked up, listed or tested. Callers count all of
+//!   them. Nor is the size of a file that is not read.
+
+use std::collections::BTreeSet;
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{AtFlags, CWD, Timespec, Timestamps};
+
+use super::SandboxError;
+use super::noted::{Noted, Notes, failed};
+use crate::tree::STAMP;
+
+/// The access time of a file that nobody has read, in seconds.
+const UNREAD: i64 = 1;
+
+/// The file that the sandbox reads and removes before the command starts.
+const CANARY: &str = ".forge-canary";
+
+/// What is known about what a command read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Reads {
+    /// These files, of those that were in `upper/`, by path below it.
+    Files(BTreeSet<PathBuf>),
+    /// Nothing: this file system keeps no access times.
+    Unknown,
+}
+
+/// A recording that goes on while the command runs.
+pub(super) struct Recording {
+    root: PathBuf,
+    files: Notes,
+    canary: File,
+}
+
+impl Recording {
+    /// Begins to record reads of those entries below `root` that are regular files.
+    pub(super) fn begin<'p>(
+        root: &Path,
+        paths: impl IntoIterator<Item = &'p PathBuf>,
+    ) -> Result<Recording, SandboxError> {
+        let mut files = Notes::new();
+        for path in paths {
+            let full = root.join(path);
+            let metadata = fs::symlink_metadata(&full).map_err(failed("read", &full))?;
+            if metadata.is_file() {
+                files.insert(path.clone(), mark(&full)?);
+            }
+        }
+        let path = root.join(CANARY);
+        fs::write(&path, "sings").map_err(failed("write", &path))?;
+        mark(&path)?;
+        let canary = File::open(&path).map_err(failed("open", &path))?;
+        Ok(Recording { root: root.to_owned(), files, canary })
+    }
+
+    /// What was read, once nothing of the command is alive.
+    pub(super) fn end(self) -> Result<Reads, SandboxError> {
+        let canary = self.canary.metadata().map_err(failed("read", &self.root.join(CANARY)))?;
+        if canary.atime() == UNREAD {
+            return Ok(Reads::Unknown);
+        }
+        let mut read = BTreeSet::new();
+        for (path, noted) in self.files {
+            let full = self.root.join(&path);
+            let untouched = match fs::symlink_metadata(&full) {
+                Ok(there) => Noted::of(&there) == noted && there.atime() == UNREAD,
+                Err(error)
+                    if matches!(
+                        error.kind(),
+                        io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
+                    ) =>
+                {
+                    false
+                }
+                Err(error) => return Err(failed("read", &full)(error)),
+            };
+            if !untouched {
+                read.insert(path);
+            }
+        }
+        Ok(Reads::Files(read))
+    }
+}
+
+fn mark(path: &Path) -> Result<Noted, SandboxError> {
+    let times = Timestamps {
+        last_access: Timespec { tv_sec: UNREAD, tv_nsec: 0 },
+        last_modification: Timespec { tv_sec: STAMP, tv_nsec: 0 },
+    };
+    rustix::fs::utimensat(CWD, path, &times, AtFlags::SYMLINK_NOFOLLOW)
+        .map_err(|error| failed("stamp", path)(error.into()))?;
+    fs::symlink_metadata(path).map(|metadata| Noted::of(&metadata)).map_err(failed("read", path))
+}
+
+/// In the sandbox, before the command: reads the canary in the root folder and removes it.
+pub(super) fn read_canary() -> Result<(), String> {
+    let path = Path::new("/").join(CANARY);
+    fs::read(&path)
+        .and_then(|_| fs::remove_file(&path))
+        .map_err(|error| format!("reading `{}`: {error}", path.display()))
+}
