@@ -85,6 +85,13 @@ impl Digest {
         hex
     }
 
+    /// One of so many buckets, into which digests fall evenly.
+    #[must_use]
+    pub fn bucket(&self, buckets: u64) -> u64 {
+        let [a, b, c, d, ..] = self.bytes();
+        u64::from(u32::from_be_bytes([*a, *b, *c, *d])) % buckets.max(1)
+    }
+
     /// The thirty-two bytes.
     #[must_use]
     pub fn bytes(&self) -> &[u8; 32] {

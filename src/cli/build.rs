@@ -66,6 +66,14 @@ pub(super) struct BuildArguments {
     /// Run each step twice, and fail when the results differ
     #[arg(long)]
     check: bool,
+    /// Make so many of a hundred results that were reused, as nothing that their step read
+    /// has changed, again from all files, and fail when one differs [all without a number]
+    #[arg(long, value_name = "PERCENT", num_args = 0..=1, require_equals = true,
+        default_missing_value = "100", value_parser = clap::value_parser!(u8).range(0..=100))]
+    verify_trace: Option<u8>,
+    /// Run steps again after any change of the files that they are given, read or not
+    #[arg(long, conflicts_with = "verify_trace")]
+    no_trace: bool,
     /// Steps that run at once [default: the number of processors]
     #[arg(long, short, value_name = "NUMBER")]
     jobs: Option<usize>,
@@ -120,6 +128,11 @@ pub(super) fn build(common: &Common, arguments: &BuildArguments) -> Result<ExitC
         let snapshot = app.snapshot_without(&written)?;
         let facts = app.facts(&snapshot)?;
         let mut planned = app.plan(&snapshot, &facts, &events)?;
+        if arguments.no_trace || app.settings.build.trace == Some(false) {
+            for step in &mut planned.plan.steps {
+                step.traced = false;
+            }
+        }
         let mut lock = app.lock()?;
         let base = app.find_base(&mut planned, &mut lock)?;
         let chooser = Chooser::new(&app, &events, base.as_ref());
@@ -142,7 +155,7 @@ pub(super) fn build(common: &Common, arguments: &BuildArguments) -> Result<ExitC
         let lost = || cache.as_ref().map_or(0, SharedCache::lost);
 
         let needs_bytes = !arguments.push || !outputs.is_empty();
-        let known = if needs_bytes || arguments.check {
+        let known = if needs_bytes || arguments.check || arguments.verify_trace.is_some() {
             None
         } else {
             work.known(&settings, &lock.whole_text())?
@@ -276,6 +289,7 @@ impl Work<'_> {
             platform: &platform,
             compression: self.arguments.compression.value(),
             check: self.arguments.check,
+            verify: self.arguments.verify_trace.unwrap_or(0),
             needs_bytes,
         };
         let result = act(&engine);

@@ -16,13 +16,14 @@ use rayon::prelude::*;
 use super::app::App;
 use super::failure::Failure;
 use crate::digest::Digest;
-use crate::engine::{Cache, EngineError, Found, Made, Output};
+use crate::engine::{Cache, EngineError, Found, Made, Output, Recorded};
 use crate::event::{Event, Events, with_causes};
 use crate::image::Image;
 use crate::layer::Layer;
-use crate::plan::recorded::PathSets;
+use crate::plan::recorded::{self, PathSet, PathSets};
 use crate::registry::{
-    Blob, Descriptor, Entry, ImageEntry, Record, Reference, RegistryError, Repository, Sent, Told,
+    Blob, Descriptor, Entry, ImageEntry, Record, Recording, Reference, RegistryError, Repository,
+    Sent, Told,
 };
 use crate::store::Store;
 use crate::tree::Tree;
@@ -98,6 +99,8 @@ struct State {
     lost: BTreeSet<Digest>,
     /// What the written repository has answered, by key.
     known: BTreeMap<Digest, Entry>,
+    /// The same of recordings, by weak key.
+    recordings: BTreeMap<Digest, Recording>,
 }
 
 impl<'a> SharedCache<'a> {
@@ -222,8 +225,59 @@ impl<'a> SharedCache<'a> {
         }
     }
 
-    /// Writes one result; says how many entries were written.
+    /// Writes one result, and what it was made with; says how many results were written.
     fn write_result(
+        &self,
+        target: &Target<'_>,
+        made: &Made,
+        pack: &Pack<'_>,
+    ) -> Result<usize, RegistryError> {
+        let written = self.write_output(target, made, pack)?;
+        if let Some(recorded) = &made.recorded {
+            self.write_recording(target, &made.step, recorded)?;
+        }
+        Ok(written)
+    }
+
+    /// Adds a path set to those that the repository has. Of two machines that do so at once
+    /// one may be lost: a step then runs once more.
+    fn write_recording(
+        &self,
+        target: &Target<'_>,
+        step: &str,
+        recorded: &Recorded,
+    ) -> Result<(), RegistryError> {
+        let known = self.state().recordings.get(&recorded.weak).cloned();
+        let known: Option<Recording> = match known {
+            Some(known) => Some(known),
+            None => target.repository.entry(&recorded.weak)?,
+        };
+        let sets = known.into_iter().flat_map(|known| known.sets).map(PathSet).collect();
+        let mut sets = PathSets { sets };
+        // One that is known need not come first: that would be a request of each build.
+        if sets.sets.contains(&recorded.read) {
+            return Ok(());
+        }
+        sets.add(&recorded.read);
+        let sets = sets.sets.into_iter().map(|set| set.0).collect();
+        let recording = Recording { key: recorded.weak, step: step.to_owned(), sets };
+        match recording.fitting() {
+            Ok(recording) if recording.sets.is_empty() => {
+                self.events.notice(
+                    format!("`{step}` reads so many files that the cache cannot say which"),
+                    None,
+                );
+                Ok(())
+            }
+            Ok(recording) => target.repository.put_entry(&recording),
+            Err(error) => {
+                self.events.notice(format!("what `{step}` reads is not cached: {error}"), None);
+                Ok(())
+            }
+        }
+    }
+
+    fn write_output(
         &self,
         target: &Target<'_>,
         made: &Made,
@@ -395,8 +449,22 @@ impl Cache for SharedCache<'_> {
         Some(Found { output: Output { step: entry.step, tree: entry.tree }, layers: entry.layers })
     }
 
-    fn recorded(&self, _weak: &Digest) -> PathSets {
-        PathSets::default()
+    fn recorded(&self, weak: &Digest) -> PathSets {
+        let mut sets = PathSets::default();
+        for (at, repository) in self.asked() {
+            match repository.entry::<Recording>(weak) {
+                Ok(Some(recording)) => {
+                    if at == 0 && self.write.is_some() {
+                        self.state().recordings.insert(*weak, recording.clone());
+                    }
+                    let new = recording.sets.into_iter().map(PathSet);
+                    sets.sets.extend(new.take(recorded::MOST));
+                }
+                Ok(None) => {}
+                Err(error) => self.failed(at, &error),
+            }
+        }
+        sets
     }
 
     fn holds(&self, layer: &Layer) -> bool {

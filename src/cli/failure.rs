@@ -289,6 +289,13 @@ impl From<EngineError> for Failure {
                 failure.output = differ.iter().take(25).cloned().collect();
                 failure
             }
+            EngineError::TraceMissed { ref step, ref differ } => {
+                let mut failure = Failure::of(Kind::App, &error).advise(format!(
+                    "is `{step}` not reproducible? `forge build --check` tells; if it is, it depends on the size of a file that it does not read: `trace = false` in `[build]` of forge.toml, or `--no-trace`, counts all files"
+                ));
+                failure.output = differ.iter().take(25).cloned().collect();
+                failure
+            }
             EngineError::NoSandbox { ref tried } => {
                 let mut failure = Failure::of(Kind::Sandbox, &error);
                 for probed in tried {

@@ -109,6 +109,8 @@ pub(super) struct PackageSettings {
 pub(super) struct BuildSettings {
     /// Environment of the steps that run the app's code.
     pub(super) environment: BTreeMap<String, String>,
+    /// Whether traced steps run only when something that they read has changed.
+    pub(super) trace: Option<bool>,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]

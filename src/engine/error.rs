@@ -98,6 +98,17 @@ pub enum EngineError {
         /// The paths.
         differ: Vec<String>,
     },
+    /// A traced step was not to run again, and when it ran gave something else.
+    #[error(
+        "step `{step}` was reused, as nothing that it had read has changed, but makes something else now: {} paths differ",
+        differ.len()
+    )]
+    TraceMissed {
+        /// The step.
+        step: String,
+        /// The paths.
+        differ: Vec<String>,
+    },
     /// A result that the store had lost came out differently when made again.
     #[error("step `{step}` was to give {expected} again, and gave {found}")]
     Lost {

@@ -101,6 +101,9 @@ pub struct Engine<'a> {
     pub compression: Compression,
     /// Whether each step is run twice and its results compared.
     pub check: bool,
+    /// Of a hundred results of traced steps that are reused as nothing has changed that the
+    /// step read, how many are made again from all files and compared.
+    pub verify: u8,
     /// Whether the bytes of all layers are wanted in the store. Where they are not, it
     /// is enough that the cache, or the registry of the base image, has them.
     pub needs_bytes: bool,
@@ -333,7 +336,7 @@ impl Engine<'_> {
             if let Some(traced) = &traced
                 && let Some(recalled) = self.recall_tree(traced, &output.tree)?
             {
-                self.note_reads(state, step, traced, recalled);
+                return self.reuse(state, step, traced, key, inputs, recalled);
             }
             return Ok((output.tree, Known::Store));
         }
@@ -344,12 +347,10 @@ impl Engine<'_> {
         if let Some(traced) = &traced
             && let Some(recalled) = self.recall(step, traced, key)?
         {
-            let (tree, from) = (recalled.tree, recalled.from);
             if self.check {
-                return self.compare(state, step, key, inputs, &tree);
+                return self.compare(state, step, key, inputs, &recalled.tree);
             }
-            self.note_reads(state, step, traced, recalled);
-            return Ok((tree, from));
+            return self.reuse(state, step, traced, key, inputs, recalled);
         }
         self.cached_or_run(state, step, key, inputs)
     }

@@ -4,8 +4,11 @@
 //! result is looked for under what earlier runs have read, on this machine and in the cache,
 //! and what a run has read is noted.
 
-use super::{Engine, EngineError, Known, Output, State};
+use std::time::Instant;
+
+use super::{Engine, EngineError, Known, Output, State, differences};
 use crate::digest::Digest;
+use crate::event::{Event, Reason};
 use crate::plan::recorded::{PathSet, PathSets, strong_key, weak_key};
 use crate::plan::{Action, Step};
 use crate::sandbox::Reads;
@@ -130,6 +133,58 @@ impl Engine<'_> {
             }
         }
         Ok(None)
+    }
+
+    /// Takes a result that was found by what its run has read, having checked it if it is one
+    /// of those that are to be.
+    pub(super) fn reuse(
+        &self,
+        state: &State,
+        step: &Step,
+        traced: &Traced,
+        key: &Digest,
+        inputs: &[Digest],
+        recalled: Recalled,
+    ) -> Result<(Digest, Known), EngineError> {
+        let Recalled { tree, mut from, strong, .. } = recalled;
+        self.note_reads(state, step, traced, recalled);
+        // The same results on each machine, and no chance in it.
+        if strong.bucket(100) < u64::from(self.verify) {
+            self.verify_reused(state, step, [key, &strong], inputs, &tree)?;
+            from = Known::Ran;
+        }
+        Ok((tree, from))
+    }
+
+    /// Runs a step on all files that it is given, and compares.
+    fn verify_reused(
+        &self,
+        state: &State,
+        step: &Step,
+        keys: [&Digest; 2],
+        inputs: &[Digest],
+        tree: &Digest,
+    ) -> Result<(), EngineError> {
+        let whole = Step { traced: false, ..step.clone() };
+        self.ensure_inputs(state, &whole, inputs)?;
+        let started = Instant::now();
+        self.started(step, vec![Reason::Checked]);
+        let [key, _] = keys;
+        let found = self.act(&whole, key, inputs)?;
+        if found.tree == *tree {
+            self.finished(state, step, started, *tree, &found.list);
+            return Ok(());
+        }
+        self.events.send(Event::StepFailed { step: step.name.clone() });
+        // Whatever the reason is, this is what the step makes of these files.
+        for key in keys {
+            let output = Output { step: step.name.clone(), tree: found.tree };
+            self.store.put(Table::Outputs, key, &output)?;
+        }
+        let known =
+            if self.store.has_tree(tree) { self.store.read_tree(tree)? } else { Tree::default() };
+        let differ = differences(&known, &found.list);
+        Err(EngineError::TraceMissed { step: step.name.clone(), differ })
     }
 
     /// Notes for this build what a result was found with.

@@ -4,14 +4,15 @@
 //! ```text
 //! tag forge-1-<key>        ─►  manifest  ─┬─► annotation `io.forge.…`: the record, as JSON
 //! tag forge-1-image-<key>                 └─► layers: the packed tree, or the image's layers,
-//!                                             so that the registry keeps them with the entry
+//! tag forge-1-reads-<weak key>                so that the registry keeps them with the entry
 //! ```
 //!
 //! - One request answers whether a result is known, and what it is.
 //! - The format's number is in the tag: a forge of another format finds nothing.
 //! - What is not just as it is written here is no entry: a miss, not an error.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -138,6 +139,82 @@ impl ImageEntry {
             media_types,
             layers: self.layers,
         })
+    }
+}
+
+/// What runs of a traced step have read, as machines share it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Recording {
+    /// The step's weak key.
+    pub key: Digest,
+    /// The step's name, for people.
+    pub step: String,
+    /// Files by path, newest run first.
+    #[serde(with = "packed")]
+    pub sets: Vec<BTreeSet<String>>,
+}
+
+impl Recording {
+    /// Bytes of the sets' text that a registry surely takes: manifests up to 4 MiB are
+    /// (distribution specification 1.1, "Pushing manifests").
+    const LONGEST: usize = 2 << 20;
+
+    /// The same with only so many sets as a registry takes, the newest.
+    ///
+    /// # Errors
+    /// Sets that cannot be packed.
+    pub fn fitting(mut self) -> io::Result<Recording> {
+        while packed::text(&self.sets)?.len() > Recording::LONGEST && self.sets.pop().is_some() {}
+        Ok(self)
+    }
+}
+
+impl Record for Recording {
+    const ARTIFACT: &'static str = "application/vnd.forge.reads.v1+json";
+    const ANNOTATION: &'static str = "io.forge.reads";
+
+    fn key(&self) -> &Digest {
+        &self.key
+    }
+
+    fn tag(key: &Digest) -> String {
+        format!("forge-{FORMAT}-reads-{}", key.hex())
+    }
+
+    fn blobs(&self) -> Vec<&Layer> {
+        Vec::new()
+    }
+}
+
+/// Path sets as a short text: JSON, zstd, base64. Sets of one step have most paths in common.
+mod packed {
+    use super::{BTreeSet, io};
+    use base64::Engine as _;
+    use base64::engine::general_purpose::STANDARD;
+    use serde::{Deserialize as _, Deserializer, Serializer, de, ser};
+    use std::io::Read as _;
+
+    type Sets = Vec<BTreeSet<String>>;
+
+    /// What no honest text unpacks to: far more paths than an app has.
+    const LARGEST: u64 = 256 << 20;
+
+    pub(super) fn text(sets: &Sets) -> io::Result<String> {
+        let json = serde_json::to_vec(sets)?;
+        Ok(STANDARD.encode(zstd::encode_all(json.as_slice(), 9)?))
+    }
+
+    pub(super) fn serialize<S: Serializer>(sets: &Sets, to: S) -> Result<S::Ok, S::Error> {
+        to.serialize_str(&text(sets).map_err(ser::Error::custom)?)
+    }
+
+    pub(super) fn deserialize<'d, D: Deserializer<'d>>(from: D) -> Result<Sets, D::Error> {
+        let packed = STANDARD.decode(String::deserialize(from)?).map_err(de::Error::custom)?;
+        let mut json = Vec::new();
+        zstd::Decoder::new(packed.as_slice())
+            .and_then(|unpacked| unpacked.take(LARGEST).read_to_end(&mut json))
+            .map_err(de::Error::custom)?;
+        serde_json::from_slice(&json).map_err(de::Error::custom)
     }
 }
 
@@ -274,6 +351,40 @@ mod tests {
         }
     }
 
+    fn recording(sets: usize, files: usize) -> Recording {
+        let path = |set: usize, file: usize| {
+            format!("workspace/{}", Digest::of(format!("{set} {file}").as_bytes()))
+        };
+        let set = |set: usize| (0..files).map(|file| path(set, file)).collect();
+        let sets = (0..sets).map(set).collect();
+        Recording { key: Digest::of(b"key"), step: "assets".to_owned(), sets }
+    }
+
+    #[test]
+    fn recordings_there_and_back() {
+        for (sets, files) in [(0, 0), (1, 0), (2, 3)] {
+            let recording = recording(sets, files);
+            let bytes = write(&recording, false).expect("JSON");
+            assert_eq!(read(&bytes, &recording.key), Some(recording));
+        }
+        let text = String::from_utf8(write(&recording(2, 3), false).expect("JSON")).expect("text");
+        let packed = packed::text(&recording(2, 3).sets).expect("packed");
+        for broken in ["", "?", "AAAA"] {
+            let bytes = text.replace(&packed, broken);
+            assert_eq!(read::<Recording>(bytes.as_bytes(), &Digest::of(b"key")), None, "{broken}");
+        }
+    }
+
+    #[test]
+    fn a_recording_fits_into_a_manifest() {
+        let all = recording(8, 10_000);
+        let fitting = all.clone().fitting().expect("packed");
+        assert!(!fitting.sets.is_empty() && fitting.sets.len() < 8);
+        assert_eq!(fitting.sets, all.sets[..fitting.sets.len()]);
+        assert!(write(&fitting, false).expect("JSON").len() < 4 << 20);
+        assert_eq!(recording(8, 100).fitting().expect("packed").sets.len(), 8);
+    }
+
     #[test]
     fn a_registry_that_takes_only_images() {
         let kept = Arc::new(Mutex::new(Content::default()));
@@ -340,6 +451,7 @@ mod tests {
         let key = Digest::of(b"key");
         assert_eq!(Entry::tag(&key), format!("forge-1-{}", key.hex()));
         assert_eq!(ImageEntry::tag(&key), format!("forge-1-image-{}", key.hex()));
+        assert_eq!(Recording::tag(&key), format!("forge-1-reads-{}", key.hex()));
         assert!(ImageEntry::tag(&key).len() <= 128);
         let digest = Digest::of(&write(&entry(), false).expect("JSON"));
         assert_eq!(

@@ -41,7 +41,7 @@ mod wire;
 pub use access::{Access, Settings};
 pub use content::{Told, untold};
 pub use credentials::Credentials;
-pub use entry::{Entry, ImageEntry, Record};
+pub use entry::{Entry, ImageEntry, Record, Recording};
 pub use error::{Reason, Refusal, RegistryError, Right};
 pub use index::Member;
 pub use manifest::{Descriptor, ManifestError, Platform};
