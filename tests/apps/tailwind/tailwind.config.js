@@ -1,0 +1,1 @@
+module.exports = { content: ["./views/**/*.html"], theme: { extend: require("./theme.js") } };

@@ -1,0 +1,1 @@
+module.exports = { colors: { chalk: "#eef2e6" } };
