@@ -1,42 +1,27 @@
 //! The cache that machines share: a repository of a registry, by default the image's own.
 //!
-//! - The engine asks it for results and bytes, and it is given what was built when the image
-//!   has been pushed. What goes wrong with it is told once, and the build goes on without.
-//! - In the image's own repository it keeps what costs nothing: records, and the image's
-//!   layers, which are there anyway, and what is small. A cache that is named (`--cache`) also gets the bytes
-//!   of all other results.
+//! - The engine asks it for results and bytes; what is written, and when, is `publish`'s.
+//!   What goes wrong with it is told once, and the build goes on without.
 //! - What it says is a hint: blobs that are gone are noted, made again, and sent again.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-
-use rayon::prelude::*;
 
 use super::app::App;
 use super::failure::Failure;
 use crate::digest::Digest;
-use crate::engine::{Cache, EngineError, Found, Made, Output, Recorded};
-use crate::event::{Event, Events, with_causes};
+use crate::engine::{Cache, Found, Output};
+use crate::event::{Events, with_causes};
 use crate::image::Image;
 use crate::layer::Layer;
 use crate::plan::recorded::{self, PathSet, PathSets};
 use crate::registry::{
-    Blob, Descriptor, Entry, ImageEntry, Record, Recording, Reference, RegistryError, Repository,
-    Sent, Told,
+    Descriptor, Entry, ImageEntry, Record, Recording, Reference, RegistryError, Repository,
 };
 use crate::store::Store;
-use crate::tree::Tree;
 
-/// Entries that are looked up or written at once. They wait for the registry, not for us.
-const WRITERS: usize = 8;
-/// Results up to so many bytes are always kept whole.
-const SMALL: u64 = 64 << 10;
 /// What stands for no cache at all.
 const NONE: &str = "none";
-
-/// Packs a result.
-pub(super) type Pack<'p> = dyn Fn(&Made) -> Result<Found, EngineError> + Sync + 'p;
 
 /// The repositories that the arguments name.
 pub(super) struct Named {
@@ -69,26 +54,17 @@ impl Named {
 
 /// Repositories that are asked, and the one that is written.
 pub(super) struct SharedCache<'a> {
-    store: &'a Store,
-    events: Events,
+    pub(super) store: &'a Store,
+    pub(super) events: Events,
     read: Vec<Arc<Repository>>,
-    write: Option<Arc<Repository>>,
+    pub(super) write: Option<Arc<Repository>>,
     /// Whether results that are no layers of the image are written with their bytes.
-    all: bool,
+    pub(super) all: bool,
     state: Mutex<State>,
 }
 
-/// Where results are written.
-struct Target<'t> {
-    repository: &'t Repository,
-    /// Repositories of the same registry that have the image's layers.
-    from: &'t [String],
-    /// Bytes of blobs so far.
-    sent: AtomicU64,
-}
-
 #[derive(Default)]
-struct State {
+pub(super) struct State {
     /// Repositories that are not asked again.
     failed: BTreeSet<usize>,
     /// Layer → the repository that has it.
@@ -96,11 +72,11 @@ struct State {
     /// Held by who fetches a layer.
     fetching: BTreeMap<Digest, Arc<Mutex<()>>>,
     /// Layers that a repository was to have and has not.
-    lost: BTreeSet<Digest>,
+    pub(super) lost: BTreeSet<Digest>,
     /// What the written repository has answered, by key.
-    known: BTreeMap<Digest, Entry>,
+    pub(super) known: BTreeMap<Digest, Entry>,
     /// The same of recordings, by weak key.
-    recordings: BTreeMap<Digest, Recording>,
+    pub(super) recordings: BTreeMap<Digest, Recording>,
 }
 
 impl<'a> SharedCache<'a> {
@@ -177,218 +153,7 @@ impl<'a> SharedCache<'a> {
         has
     }
 
-    /// Writes what this build knows and the cache does not: the results, and the image under
-    /// `key`. `pushed` names repositories that have the image's layers.
-    pub(super) fn publish(
-        &self,
-        made: &[Made],
-        image: (&Digest, &Image),
-        pushed: &[Reference],
-        pack: &Pack<'_>,
-    ) {
-        let Some(repository) = &self.write else { return };
-        let mut from = Vec::new();
-        for other in pushed.iter().filter(|other| other.host == repository.host()) {
-            if other.repository != repository.name() && !from.contains(&other.repository) {
-                from.push(other.repository.clone());
-            }
-        }
-        let pool = match rayon::ThreadPoolBuilder::new().num_threads(WRITERS).build() {
-            Ok(pool) => pool,
-            Err(error) => return self.events.notice(format!("nothing is cached: {error}"), None),
-        };
-        let target = Target { repository, from: &from, sent: AtomicU64::new(0) };
-        let done = pool.install(|| {
-            let write = |made: &Made| self.write_result(&target, made, pack);
-            let results = made.par_iter().with_max_len(1).map(write);
-            let results = results.try_reduce(|| 0, |one, other| Ok(one + other))?;
-            self.write_image(&target, image)?;
-            Ok::<_, RegistryError>(results)
-        });
-        match done {
-            Ok(0) => {}
-            Ok(results) => self.events.send(Event::Cached {
-                repository: repository.to_string(),
-                results,
-                sent: target.sent.into_inner(),
-            }),
-            Err(error) => {
-                let advice = Failure::from(&error).advice.into_iter().next();
-                let error = with_causes(&error);
-                self.events.notice(
-                    format!(
-                        "not all results could be written to the cache `{repository}`: {error}"
-                    ),
-                    advice,
-                );
-            }
-        }
-    }
-
-    /// Writes one result, and what it was made with; says how many results were written.
-    fn write_result(
-        &self,
-        target: &Target<'_>,
-        made: &Made,
-        pack: &Pack<'_>,
-    ) -> Result<usize, RegistryError> {
-        let written = self.write_output(target, made, pack)?;
-        if let Some(recorded) = &made.recorded {
-            self.write_recording(target, &made.step, recorded)?;
-        }
-        Ok(written)
-    }
-
-    /// Adds a path set to those that the repository has. Of two machines that do so at once
-    /// one may be lost: a step then runs once more.
-    fn write_recording(
-        &self,
-        target: &Target<'_>,
-        step: &str,
-        recorded: &Recorded,
-    ) -> Result<(), RegistryError> {
-        let known = self.state().recordings.get(&recorded.weak).cloned();
-        let known: Option<Recording> = match known {
-            Some(known) => Some(known),
-            None => target.repository.entry(&recorded.weak)?,
-        };
-        let sets = known.into_iter().flat_map(|known| known.sets).map(PathSet).collect();
-        let mut sets = PathSets { sets };
-        // One that is known need not come first: that would be a request of each build.
-        if sets.sets.contains(&recorded.read) {
-            return Ok(());
-        }
-        sets.add(&recorded.read);
-        let sets = sets.sets.into_iter().map(|set| set.0).collect();
-        let recording = Recording { key: recorded.weak, step: step.to_owned(), sets };
-        match recording.fitting() {
-            Ok(recording) if recording.sets.is_empty() => {
-                self.events.notice(
-                    format!("`{step}` reads so many files that the cache cannot say which"),
-                    None,
-                );
-                Ok(())
-            }
-            Ok(recording) => target.repository.put_entry(&recording),
-            Err(error) => {
-                self.events.notice(format!("what `{step}` reads is not cached: {error}"), None);
-                Ok(())
-            }
-        }
-    }
-
-    fn write_output(
-        &self,
-        target: &Target<'_>,
-        made: &Made,
-        pack: &Pack<'_>,
-    ) -> Result<usize, RegistryError> {
-        let known = self.state().known.get(&made.key).cloned();
-        let known = match known {
-            Some(known) => Some(known),
-            None => target.repository.entry(&made.key)?,
-        };
-        if known.as_ref().is_some_and(|known| self.is_whole(made, known)) {
-            return Ok(0);
-        }
-        let mut layers = Vec::new();
-        if made.of_image || self.all || self.is_small(made) {
-            let found = match pack(made) {
-                Ok(found) => found,
-                Err(error) => {
-                    let (step, error) = (&made.step, with_causes(&error));
-                    self.events.notice(format!("`{step}` is not cached: {error}"), None);
-                    return Ok(0);
-                }
-            };
-            for (recipe, layer) in found.layers {
-                if self.put_layer(target, &made.step, &layer)? {
-                    layers.push((recipe, layer));
-                }
-            }
-        }
-        let entry = Entry { key: made.key, step: made.step.clone(), tree: made.tree, layers };
-        if known == Some(entry.clone()) {
-            return Ok(0);
-        }
-        target.repository.put_entry(&entry)?;
-        Ok(1)
-    }
-
-    /// Whether the files of a result are so few that they cost nothing.
-    fn is_small(&self, made: &Made) -> bool {
-        made.bytes
-            && self.store.has_tree(&made.tree)
-            && self.store.read_tree(&made.tree).is_ok_and(|tree| tree.size() <= SMALL)
-    }
-
-    /// Whether an entry has all that it should have.
-    fn is_whole(&self, made: &Made, entry: &Entry) -> bool {
-        let wants_bytes =
-            (made.of_image || self.all && made.bytes) && made.tree != Tree::default().digest();
-        let state = self.state();
-        entry.tree == made.tree
-            && (!entry.layers.is_empty() || !wants_bytes)
-            && !entry.layers.iter().any(|(_, layer)| state.lost.contains(&layer.digest))
-    }
-
-    fn write_image(
-        &self,
-        target: &Target<'_>,
-        (key, image): (&Digest, &Image),
-    ) -> Result<(), RegistryError> {
-        let known: Option<ImageEntry> = target.repository.entry(key)?;
-        let lost = self.state().lost.clone();
-        if known.is_some_and(|known| {
-            known.manifest.as_bytes() == image.manifest
-                && !known.kept.iter().any(|digest| lost.contains(digest))
-        }) {
-            return Ok(());
-        }
-        let mut kept = Vec::new();
-        for layer in &image.layers {
-            if self.put_layer(target, &layer.name, &layer.layer)? {
-                kept.push(layer.layer.digest);
-            }
-        }
-        match ImageEntry::new(*key, image, kept) {
-            Some(entry) => target.repository.put_entry(&entry),
-            None => Ok(()),
-        }
-    }
-
-    /// Whether the layer's blob is in the repository now.
-    fn put_layer(
-        &self,
-        target: &Target<'_>,
-        step: &str,
-        layer: &Layer,
-    ) -> Result<bool, RegistryError> {
-        let Target { repository, from, sent } = target;
-        if self.store.blob_size(&layer.digest)? != Some(layer.size) {
-            // It is where it came from; this repository may be another one.
-            return repository.has_blob(&layer.digest, Some(layer.size));
-        }
-        let (events, what, total) = (self.events.clone(), step.to_owned(), layer.size);
-        let told: Told = Arc::new(move |done| {
-            events.send(Event::Caching { what: what.clone(), done, total });
-        });
-        let blob = Blob { digest: layer.digest, size: layer.size, from };
-        match repository.push_blob(&blob, self.store, &told) {
-            Ok(Sent::Uploaded(bytes)) => sent.fetch_add(bytes, Ordering::Relaxed),
-            Ok(Sent::WasThere | Sent::Mounted) => 0,
-            // An entry without the bytes is better than one that is of no use.
-            Err(error @ RegistryError::Damaged { .. }) => {
-                let Failure { message, advice, .. } = Failure::from(&error);
-                self.events.notice(message, advice.into_iter().next());
-                return Ok(false);
-            }
-            Err(error) => return Err(error),
-        };
-        Ok(true)
-    }
-
-    fn state(&self) -> MutexGuard<'_, State> {
+    pub(super) fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

@@ -27,6 +27,7 @@ mod notices;
 mod output;
 mod packages;
 mod plan;
+mod publish;
 mod push;
 mod registries;
 mod run;
