@@ -301,7 +301,7 @@ impl Work<'_> {
     /// The image of the plan, if the cache knows it.
     fn known(&self, settings: &Settings, lock: &str) -> Result<Option<(Image, String)>, Failure> {
         let Some(cache) = self.cache else { return Ok(None) };
-        Ok(cache.image(&self.key(settings, lock)?))
+        Ok(cache.image(&self.key(settings, lock)?, settings)?)
     }
 
     /// The name of the whole image, given the lock that goes with it.

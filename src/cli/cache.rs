@@ -12,7 +12,7 @@ use super::failure::Failure;
 use crate::digest::Digest;
 use crate::engine::{Cache, Found, Output};
 use crate::event::{Events, with_causes};
-use crate::image::Image;
+use crate::image::{self, Image, ImageError, Settings};
 use crate::layer::Layer;
 use crate::plan::recorded::{self, PathSet, PathSets};
 use crate::registry::{
@@ -133,14 +133,27 @@ impl<'a> SharedCache<'a> {
         self.state().held.extend(layers);
     }
 
-    /// The image that a plan of this key makes, and who knows it.
-    pub(super) fn image(&self, key: &Digest) -> Option<(Image, String)> {
-        let (at, entry) = self.entry::<ImageEntry>(key)?;
-        let mut state = self.state();
-        for digest in &entry.kept {
-            state.held.insert(*digest, at);
+    /// The image that a plan of this key makes, and who knows it. Its documents must be just
+    /// those that this machine would write of its layers.
+    pub(super) fn image(
+        &self,
+        key: &Digest,
+        settings: &Settings,
+    ) -> Result<Option<(Image, String)>, ImageError> {
+        let Some((at, entry)) = self.entry::<ImageEntry>(key) else { return Ok(None) };
+        let (repository, kept) = (self.read[at].to_string(), entry.kept.clone());
+        let Some(image) = entry.image() else { return Ok(None) };
+        let made = image::assemble(settings, image.layers.clone())?;
+        if made != image {
+            let (known, made) = (image.digest, made.digest);
+            self.events.notice(
+                format!("the cache `{repository}` has {known} for this image, which should be {made}: it is not used"),
+                Some("somebody, or another forge, has written what is not so: who may push there?".to_owned()),
+            );
+            return Ok(None);
         }
-        Some((entry.image()?, self.read[at].to_string()))
+        self.state().held.extend(kept.into_iter().map(|digest| (digest, at)));
+        Ok(Some((image, repository)))
     }
 
     /// Brings a layer into the store, for a push; says whether it did.
@@ -211,7 +224,9 @@ impl Cache for SharedCache<'_> {
         if at == 0 && self.write.is_some() {
             state.known.insert(*key, entry.clone());
         }
-        Some(Found { output: Output { step: entry.step, tree: entry.tree }, layers: entry.layers })
+        let said_by = Some(self.read[at].to_string());
+        let output = Output { step: entry.step, tree: entry.tree, said_by };
+        Some(Found { output, layers: entry.layers })
     }
 
     fn recorded(&self, weak: &Digest) -> PathSets {
@@ -291,3 +306,6 @@ fn repository(text: &str) -> Result<Reference, Failure> {
     }
     Ok(reference)
 }
+
+#[cfg(test)]
+mod tests;

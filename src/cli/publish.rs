@@ -4,6 +4,7 @@
 //!   layers, which are there anyway, and what is small. A cache that is named (`--cache`) also
 //!   gets the bytes of all other results.
 //! - Results first, each with its bytes before it; the image last.
+//! - What this machine has on another cache's word alone is not written.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -62,11 +63,19 @@ impl SharedCache<'_> {
             Err(error) => return self.events.notice(format!("nothing is cached: {error}"), None),
         };
         let target = Target { repository, from: &from, sent: AtomicU64::new(0) };
+        // What another cache says is passed on to nobody: who reads this one has not chosen
+        // to trust that one. An image that such results went into says no more than they do.
+        let name = repository.to_string();
+        let is_own = |made: &&Made| made.said_by.as_ref().is_none_or(|said_by| *said_by == name);
+        let own: Vec<&Made> = made.iter().filter(is_own).collect();
+        let is_all_own = own.len() == made.len();
         let done = pool.install(|| {
-            let write = |made: &Made| self.write_result(&target, made, pack);
-            let results = made.par_iter().with_max_len(1).map(write);
+            let write = |made: &&Made| self.write_result(&target, made, pack);
+            let results = own.par_iter().with_max_len(1).map(write);
             let results = results.try_reduce(|| 0, |one, other| Ok(one + other))?;
-            self.write_image(&target, image)?;
+            if is_all_own {
+                self.write_image(&target, image)?;
+            }
             Ok::<_, RegistryError>(results)
         });
         match done {

@@ -55,32 +55,71 @@ pub struct Made {
     pub tree: Digest,
     /// Whether it is a layer of the image.
     pub of_image: bool,
+    /// The cache whose word this is, if it was not made here.
+    pub said_by: Option<String>,
     /// Whether other machines may need the tree's files: not those of a step that
     /// takes what others have.
     pub bytes: bool,
 }
 
 impl Engine<'_> {
-    /// Asks the cache, and notes what it says.
-    pub(super) fn ask_cache(&self, key: &Digest) -> Result<Option<Digest>, EngineError> {
+    /// Asks the cache, and notes what it says. Its layers are noted for this build alone, and
+    /// as those of this step: whatever else an entry names has no say in what this machine
+    /// takes for the layer of a tree.
+    pub(super) fn ask_cache(
+        &self,
+        state: &State,
+        step: &Step,
+        key: &Digest,
+    ) -> Result<Option<Output>, EngineError> {
         let Some(found) = self.cache.and_then(|cache| cache.find(key)) else { return Ok(None) };
-        for (recipe, layer) in &found.layers {
-            if self.store.get::<Layer>(Table::Layers, recipe)?.is_none() {
-                self.store.put(Table::Layers, recipe, layer)?;
-            }
-        }
+        // Set once: each step is one task.
+        let _first = state.offered[self.index(&step.name)].set(found.layers);
         self.store.put(Table::Outputs, key, &found.output)?;
-        Ok(Some(found.output.tree))
+        Ok(Some(found.output))
+    }
+
+    /// What the cache has packed of a step's tree, as this build packs it first.
+    pub(super) fn offered(&self, state: &State, step: &Step, tree: &Digest) -> Vec<(bool, Layer)> {
+        let wanted = self.recipe(step).key(tree);
+        let offered = state.offered[self.index(&step.name)].get();
+        let mut offered: Vec<(bool, Layer)> = offered
+            .into_iter()
+            .flatten()
+            .map(|(recipe, layer)| (*recipe == wanted, layer.clone()))
+            .collect();
+        offered.sort_by_key(|(is_wanted, _)| !is_wanted);
+        offered
     }
 
     /// Makes a step's tree from its packed layer, here or in the cache; says whether it
-    /// could. What does not unpack to just this tree does not count.
-    pub(super) fn unpack_known(&self, step: &Step, tree: &Digest) -> Result<bool, EngineError> {
-        let Some(layer) = self.store.get::<Layer>(Table::Layers, &self.recipe(step).key(tree))?
-        else {
-            return Ok(false);
-        };
-        if !self.bring(&step.name, &layer)? {
+    /// could. How it is packed does not matter for that.
+    pub(super) fn unpack_known(
+        &self,
+        state: &State,
+        step: &Step,
+        tree: &Digest,
+    ) -> Result<bool, EngineError> {
+        let own = self.store.get::<Layer>(Table::Layers, &self.recipe(step).key(tree))?;
+        let offered = self.offered(state, step, tree).into_iter().map(|(_, layer)| layer);
+        for layer in own.into_iter().chain(offered) {
+            if self.unpack_layer(state, step, tree, &layer)? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Makes a step's tree from a layer, here or in the cache. What does not unpack to just
+    /// this tree does not count.
+    pub(super) fn unpack_layer(
+        &self,
+        state: &State,
+        step: &Step,
+        tree: &Digest,
+        layer: &Layer,
+    ) -> Result<bool, EngineError> {
+        if state.useless().contains(&layer.digest) || !self.bring(&step.name, layer)? {
             return Ok(false);
         }
         let scratch = self.scratch(step)?;
@@ -94,19 +133,22 @@ impl Engine<'_> {
         let path = self.store.blob_path(&layer.digest);
         let blob =
             File::open(&path).map_err(|source| EngineError::Io { action: "read", path, source })?;
-        let useless = |problem: String| {
-            let step = &step.name;
-            self.events.notice(format!("`{step}` is made anew: {problem}"), None);
-        };
         if let Err(error) = unpack_tree(&packed, &out, blob) {
-            useless(with_causes(&error));
+            self.useless(state, step, layer, &with_causes(&error));
             return Ok(false);
         }
         let (found, _) = self.store.keep_tree(&out)?;
         if found != *tree {
-            useless(format!("its layer {} holds {found}, not {tree}", layer.digest));
+            let problem = format!("its layer {} holds {found}, not {tree}", layer.digest);
+            self.useless(state, step, layer, &problem);
         }
         Ok(found == *tree)
+    }
+
+    pub(super) fn useless(&self, state: &State, step: &Step, layer: &Layer, problem: &str) {
+        if state.useless().insert(layer.digest) {
+            self.events.notice(format!("`{}` is made anew: {problem}", step.name), None);
+        }
     }
 
     /// Whether a layer's bytes are in the store, or came there now.
@@ -123,6 +165,14 @@ impl Engine<'_> {
             self.events.send(Event::Fetched { step, bytes: total });
         }
         Ok(came)
+    }
+
+    /// Notes whose word a result is.
+    pub(super) fn note_said(&self, state: &State, step: &Step, output: &Output) {
+        if let Some(said_by) = &output.said_by {
+            // Set once: each step is one task.
+            let _first = state.said_by[self.index(&step.name)].set(said_by.clone());
+        }
     }
 
     /// Notes the key under which a step's result is known.
@@ -146,6 +196,7 @@ impl Engine<'_> {
                     key: *state.keys[index].get()?,
                     recorded: state.recorded[index].get().cloned(),
                     tree: *state.trees[index].get()?,
+                    said_by: state.said_by[index].get().cloned(),
                     of_image,
                     bytes: of_image || !matches!(step.action, Action::Take { .. }),
                 })
@@ -161,10 +212,14 @@ impl Engine<'_> {
         inputs: &[Digest],
     ) -> Result<(Digest, Known), EngineError> {
         if !self.check
-            && let Some(tree) = self.ask_cache(key)?
+            && let Some(output) = self.ask_cache(state, step, key)?
         {
-            return Ok((tree, Known::Cache));
+            self.note_said(state, step, &output);
+            return Ok((output.tree, Known::Cache));
         }
         self.run(state, step, key, inputs).map(|tree| (tree, Known::Ran))
     }
 }
+
+#[cfg(test)]
+mod tests;

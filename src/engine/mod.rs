@@ -27,7 +27,7 @@ mod schedule;
 mod take;
 mod traced;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -131,6 +131,17 @@ pub struct Output {
     pub step: String,
     /// The content.
     pub tree: Digest,
+    /// The cache whose word this is, of a result that was not made on this machine.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub said_by: Option<String>,
+}
+
+impl Output {
+    /// A result that was made here.
+    #[must_use]
+    pub fn made(step: &Step, tree: Digest) -> Output {
+        Output { step: step.name.clone(), tree, said_by: None }
+    }
 }
 
 /// What an action gave.
@@ -168,6 +179,9 @@ impl Engine<'_> {
             chosen: self.plan.steps.iter().map(|_| OnceLock::new()).collect(),
             keys: self.plan.steps.iter().map(|_| OnceLock::new()).collect(),
             recorded: self.plan.steps.iter().map(|_| OnceLock::new()).collect(),
+            offered: self.plan.steps.iter().map(|_| OnceLock::new()).collect(),
+            said_by: self.plan.steps.iter().map(|_| OnceLock::new()).collect(),
+            useless: Mutex::default(),
             ran: AtomicUsize::new(0),
         };
         let mut schedule = Schedule::new(self.plan, self.jobs);
@@ -301,7 +315,7 @@ impl Engine<'_> {
         if step.pinned {
             self.note_key(state, step, key);
             if let Some(tree) = self.pinned(state, step)? {
-                self.store.put(Table::Outputs, &key, &Output { step: step.name.clone(), tree })?;
+                self.store.put(Table::Outputs, &key, &Output::made(step, tree))?;
                 return Ok((tree, Known::Lock));
             }
             // Not pinned means to be chosen now, whatever an earlier build chose.
@@ -338,17 +352,19 @@ impl Engine<'_> {
             {
                 return self.reuse(state, step, traced, key, inputs, recalled);
             }
+            self.note_said(state, step, &output);
             return Ok((output.tree, Known::Store));
         }
         let _held = self.lock_key(step, key)?;
         if let Some(output) = self.store.get::<Output>(Table::Outputs, key)? {
+            self.note_said(state, step, &output);
             return Ok((output.tree, Known::Store));
         }
         if let Some(traced) = &traced
-            && let Some(recalled) = self.recall(step, traced, key)?
+            && let Some(recalled) = self.recall(state, step, traced, key)?
         {
             if self.check {
-                return self.compare(state, step, key, inputs, &recalled.tree);
+                return self.compare(state, step, key, inputs, &recalled.output.tree);
             }
             return self.reuse(state, step, traced, key, inputs, recalled);
         }
@@ -443,7 +459,7 @@ impl Engine<'_> {
         if let Some(traced) = self.traced(step, inputs)? {
             self.keep_reads(state, step, &traced, reads.as_ref(), tree)?;
         }
-        self.store.put(Table::Outputs, key, &Output { step: step.name.clone(), tree })?;
+        self.store.put(Table::Outputs, key, &Output::made(step, tree))?;
         self.note_run(state, step, run)?;
         self.finished(state, step, started, tree, &list);
         Ok(tree)
@@ -521,7 +537,7 @@ impl Engine<'_> {
             | Action::Libraries { .. }
             | Action::Take { .. } => match self.pinned(state, step)? {
                 Some(tree) => tree,
-                None if self.unpack_known(step, tree)? => *tree,
+                None if self.unpack_known(state, step, tree)? => *tree,
                 None => self.run(state, step, &name, &inputs)?,
             },
         };
@@ -546,6 +562,12 @@ struct State {
     keys: Vec<OnceLock<Digest>>,
     /// What the results of traced steps were found with.
     recorded: Vec<OnceLock<Recorded>>,
+    /// What the cache has packed of steps' trees: recipe → layer. Its word, until checked.
+    offered: Vec<OnceLock<Vec<(Digest, Layer)>>>,
+    /// Whose word the results of steps are that were not made on this machine.
+    said_by: Vec<OnceLock<String>>,
+    /// Layers that were looked at, and were not what they should be.
+    useless: Mutex<BTreeSet<Digest>>,
     /// How many steps have run, those included whose files the store had lost.
     ran: AtomicUsize,
 }
@@ -559,6 +581,10 @@ impl State {
 }
 
 impl State {
+    fn useless(&self) -> MutexGuard<'_, BTreeSet<Digest>> {
+        self.useless.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// How many of the app's files a step reads, where that is known.
     fn reads(&self, index: usize) -> Option<event::Reads> {
         let recorded = self.recorded[index].get()?;

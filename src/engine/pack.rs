@@ -5,7 +5,7 @@ use std::time::Instant;
 use super::{Done, Engine, EngineError, State, milliseconds};
 use crate::digest::Digest;
 use crate::event::Event;
-use crate::layer::{self, Layer, Owner, Recipe};
+use crate::layer::{self, Compression, Layer, Owner, Recipe};
 use crate::plan::{APP_FOLDER, APP_USER, Action, Step};
 use crate::store::Table;
 use crate::tree::Tree;
@@ -26,8 +26,13 @@ impl Engine<'_> {
         let started = Instant::now();
         let key = self.recipe(step).key(tree);
         let known = match self.store.get::<Layer>(Table::Layers, &key)? {
-            Some(layer) => self.has_layer(&step.name, &layer)?.then_some(layer),
-            None => None,
+            Some(layer)
+                if !state.useless().contains(&layer.digest)
+                    && self.has_layer(&step.name, &layer)? =>
+            {
+                Some(layer)
+            }
+            _ => self.offered_layer(state, step, tree)?,
         };
         let (layer, reused) = match known {
             Some(layer) => (layer, true),
@@ -53,6 +58,53 @@ impl Engine<'_> {
         }
         Ok(self.store.blob_size(&layer.digest)? == Some(layer.size)
             || self.cache.is_some_and(|cache| cache.holds(layer)))
+    }
+
+    /// The layer that the cache has of a step's tree. Where its bytes come here they must be
+    /// what this machine would have packed, and where the files are here, the layer must say
+    /// so at least: registries and runtimes compare its bytes with that. Of what is never
+    /// here it is the word of who may write the cache.
+    fn offered_layer(
+        &self,
+        state: &State,
+        step: &Step,
+        tree: &Digest,
+    ) -> Result<Option<Layer>, EngineError> {
+        let recipe = self.recipe(step);
+        let wanted = |(is_wanted, layer): (bool, Layer)| is_wanted.then_some(layer);
+        for layer in self.offered(state, step, tree).into_iter().filter_map(wanted) {
+            if state.useless().contains(&layer.digest) {
+                continue;
+            }
+            let is_here = self.needs_bytes && self.unpack_layer(state, step, tree, &layer)?;
+            if is_here != self.needs_bytes || !is_here && !self.has_layer(&step.name, &layer)? {
+                continue;
+            }
+            if !self.store.has_tree(tree) {
+                return Ok(Some(layer));
+            }
+            if self.packs_to(&recipe, tree, &layer)? {
+                if is_here {
+                    self.store.put(Table::Layers, &recipe.key(tree), &layer)?;
+                }
+                return Ok(Some(layer));
+            }
+            let problem = format!("its layer {} is packed otherwise", layer.digest);
+            self.useless(state, step, &layer, &problem);
+        }
+        Ok(None)
+    }
+
+    /// Whether packing a tree, which is in the store, gives the layer's tar. Nothing is
+    /// compressed or written for that.
+    fn packs_to(&self, recipe: &Recipe, tree: &Digest, layer: &Layer) -> Result<bool, EngineError> {
+        let list = self.store.read_tree(tree)?;
+        let root = self.store.tree_path(tree);
+        let plain = Recipe { compression: Compression::None, owners: recipe.owners.clone() };
+        let mut nowhere = std::io::sink();
+        let found = layer::pack(&list, &root, &plain, self.jobs, &mut nowhere, &|_| {})?;
+        Ok((found.diff_id, found.unpacked, recipe.compression)
+            == (layer.diff_id, layer.unpacked, layer.compression))
     }
 
     /// How a step's tree is packed: as the image wants it, when it is one of its layers.
@@ -85,7 +137,8 @@ impl Engine<'_> {
     /// # Errors
     /// The tree cannot be packed.
     pub fn packed(&self, made: &super::Made) -> Result<super::Found, EngineError> {
-        let output = super::Output { step: made.step.clone(), tree: made.tree };
+        let (step, tree) = (made.step.clone(), made.tree);
+        let output = super::Output { step, tree, said_by: None };
         let mut layers = Vec::new();
         let step = &self.plan.steps[self.index(&made.step)];
         if made.bytes && made.tree != Tree::default().digest() {

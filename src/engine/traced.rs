@@ -36,7 +36,7 @@ pub struct Recorded {
 
 /// A result whose inputs have not changed, and its strong key.
 pub(super) struct Recalled {
-    pub(super) tree: Digest,
+    pub(super) output: Output,
     pub(super) from: Known,
     strong: Digest,
     read: PathSet,
@@ -79,6 +79,7 @@ impl Engine<'_> {
     /// found is noted under `key` as well.
     pub(super) fn recall(
         &self,
+        state: &State,
         step: &Step,
         traced: &Traced,
         key: &Digest,
@@ -88,17 +89,17 @@ impl Engine<'_> {
         let keyed = |set: &PathSet| Some((strong_key(weak, set, app)?, set.clone()));
         for (strong, read) in local.sets.iter().filter_map(keyed) {
             if let Some(output) = self.store.get::<Output>(Table::Outputs, &strong)? {
-                let found = Recalled { tree: output.tree, from: Known::Store, strong, read };
-                return self.note_recalled(step, traced, key, found).map(Some);
+                let found = Recalled { output, from: Known::Store, strong, read };
+                return self.note_recalled(traced, key, found).map(Some);
             }
         }
         let Some(cache) = self.cache.filter(|_| !self.check) else { return Ok(None) };
         let shared = cache.recorded(weak);
         let unknown = shared.sets.iter().filter(|set| !local.sets.contains(set));
         for (strong, read) in local.sets.iter().chain(unknown).filter_map(keyed) {
-            if let Some(tree) = self.ask_cache(&strong)? {
-                let found = Recalled { tree, from: Known::Cache, strong, read };
-                return self.note_recalled(step, traced, key, found).map(Some);
+            if let Some(output) = self.ask_cache(state, step, &strong)? {
+                let found = Recalled { output, from: Known::Cache, strong, read };
+                return self.note_recalled(traced, key, found).map(Some);
             }
         }
         Ok(None)
@@ -106,14 +107,12 @@ impl Engine<'_> {
 
     fn note_recalled(
         &self,
-        step: &Step,
         traced: &Traced,
         key: &Digest,
         found: Recalled,
     ) -> Result<Recalled, EngineError> {
         self.add_path_set(traced, &found.read)?;
-        let output = Output { step: step.name.clone(), tree: found.tree };
-        self.store.put(Table::Outputs, key, &output)?;
+        self.store.put(Table::Outputs, key, &found.output)?;
         Ok(found)
     }
 
@@ -128,8 +127,8 @@ impl Engine<'_> {
         for read in sets.sets {
             let Some(strong) = strong_key(weak, &read, app) else { continue };
             let output: Option<Output> = self.store.get(Table::Outputs, &strong)?;
-            if output.is_some_and(|output| output.tree == *tree) {
-                return Ok(Some(Recalled { tree: *tree, from: Known::Store, strong, read }));
+            if let Some(output) = output.filter(|output| output.tree == *tree) {
+                return Ok(Some(Recalled { output, from: Known::Store, strong, read }));
             }
         }
         Ok(None)
@@ -146,13 +145,15 @@ impl Engine<'_> {
         inputs: &[Digest],
         recalled: Recalled,
     ) -> Result<(Digest, Known), EngineError> {
-        let Recalled { tree, mut from, strong, .. } = recalled;
-        self.note_reads(state, step, traced, recalled);
+        let Recalled { output, from, strong, read } = recalled;
+        let tree = output.tree;
+        self.note_reads(state, step, traced, strong, read);
         // The same results on each machine, and no chance in it.
         if strong.bucket(100) < u64::from(self.verify) {
             self.verify_reused(state, step, [key, &strong], inputs, &tree)?;
-            from = Known::Ran;
+            return Ok((tree, Known::Ran));
         }
+        self.note_said(state, step, &output);
         Ok((tree, from))
     }
 
@@ -178,8 +179,7 @@ impl Engine<'_> {
         self.events.send(Event::StepFailed { step: step.name.clone() });
         // Whatever the reason is, this is what the step makes of these files.
         for key in keys {
-            let output = Output { step: step.name.clone(), tree: found.tree };
-            self.store.put(Table::Outputs, key, &output)?;
+            self.store.put(Table::Outputs, key, &Output::made(step, found.tree))?;
         }
         let known =
             if self.store.has_tree(tree) { self.store.read_tree(tree)? } else { Tree::default() };
@@ -193,11 +193,12 @@ impl Engine<'_> {
         state: &State,
         step: &Step,
         traced: &Traced,
-        recalled: Recalled,
+        strong: Digest,
+        read: PathSet,
     ) {
-        self.note_key(state, step, recalled.strong);
+        self.note_key(state, step, strong);
         // Set once: each step is one task.
-        let _first = state.recorded[self.index(&step.name)].set(traced.recorded(recalled.read));
+        let _first = state.recorded[self.index(&step.name)].set(traced.recorded(read));
     }
 
     /// Keeps what a run has read, and its result under that.
@@ -220,9 +221,9 @@ impl Engine<'_> {
             return Ok(());
         };
         let Some(strong) = strong_key(&traced.weak, &read, &traced.app) else { return Ok(()) };
-        self.store.put(Table::Outputs, &strong, &Output { step: step.name.clone(), tree })?;
+        self.store.put(Table::Outputs, &strong, &Output::made(step, tree))?;
         self.add_path_set(traced, &read)?;
-        self.note_reads(state, step, traced, Recalled { tree, from: Known::Ran, strong, read });
+        self.note_reads(state, step, traced, strong, read);
         Ok(())
     }
 

@@ -36,11 +36,11 @@ pub struct Access {
 
 /// How patient we are.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Pace {
+pub(crate) struct Pace {
     /// How long the other side may say nothing.
-    pub(super) silence: Duration,
+    pub(crate) silence: Duration,
     /// Before the second try; doubled for each further one.
-    pub(super) pause: Duration,
+    pub(crate) pause: Duration,
 }
 
 impl Pace {
@@ -63,7 +63,7 @@ impl Access {
 
     /// For tests, which have no minutes.
     #[cfg(test)]
-    pub(super) fn at_pace(mut self, pace: Pace) -> Access {
+    pub(crate) fn at_pace(mut self, pace: Pace) -> Access {
         self.pace = pace;
         self
     }

@@ -13,26 +13,26 @@ use crate::digest::Digest;
 
 /// What was asked.
 #[derive(Clone, Debug)]
-pub(super) struct Request {
-    pub(super) method: String,
+pub(crate) struct Request {
+    pub(crate) method: String,
     /// With its query.
-    pub(super) path: String,
+    pub(crate) path: String,
     /// Names in lower case.
-    pub(super) headers: BTreeMap<String, String>,
+    pub(crate) headers: BTreeMap<String, String>,
     /// How often the path was asked for before.
-    pub(super) earlier: usize,
+    pub(crate) earlier: usize,
     /// How often this kind of thing was asked for before.
-    pub(super) nth: usize,
-    pub(super) body: Vec<u8>,
+    pub(crate) nth: usize,
+    pub(crate) body: Vec<u8>,
 }
 
 impl Request {
-    pub(super) fn header(&self, name: &str) -> Option<&str> {
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
         self.headers.get(name).map(String::as_str)
     }
 
     /// `PATCH uploads`, `HEAD blobs`, `PUT manifests`, `GET token`, `POST mount`.
-    pub(super) fn kind(&self) -> String {
+    pub(crate) fn kind(&self) -> String {
         let path = self.path.split('?').next().unwrap_or_default();
         let kinds = ["uploads", "blobs", "manifests", "token"];
         let kind = kinds.iter().find(|kind| path.contains(&format!("/{kind}")));
@@ -40,7 +40,7 @@ impl Request {
         format!("{} {}", self.method, kind.unwrap_or(&""))
     }
 
-    pub(super) fn query(&self, name: &str) -> Option<String> {
+    pub(crate) fn query(&self, name: &str) -> Option<String> {
         let url = reqwest::Url::parse("http://h").expect("parses").join(&self.path).ok()?;
         url.query_pairs().find(|(key, _)| key == name).map(|(_, value)| value.into_owned())
     }
@@ -48,7 +48,7 @@ impl Request {
 
 /// What is answered.
 #[derive(Clone, Debug)]
-pub(super) struct Answer {
+pub(crate) struct Answer {
     status: u16,
     headers: Vec<(String, String)>,
     body: Vec<u8>,
@@ -71,57 +71,57 @@ struct Slow {
 }
 
 impl Answer {
-    pub(super) fn status(status: u16) -> Answer {
+    pub(crate) fn status(status: u16) -> Answer {
         let (headers, body) = (Vec::new(), Vec::new());
         Answer { status, headers, body, cut: None, hang_up: None, slow: Slow::default() }
     }
 
-    pub(super) fn ok(body: &[u8]) -> Answer {
+    pub(crate) fn ok(body: &[u8]) -> Answer {
         Answer { body: body.to_vec(), ..Answer::status(200) }
     }
 
-    pub(super) fn code(mut self, status: u16) -> Answer {
+    pub(crate) fn code(mut self, status: u16) -> Answer {
         self.status = status;
         self
     }
 
-    pub(super) fn with(mut self, name: &str, value: &str) -> Answer {
+    pub(crate) fn with(mut self, name: &str, value: &str) -> Answer {
         self.headers.push((name.to_owned(), value.to_owned()));
         self
     }
 
     /// Ends the connection after so many bytes of the body.
-    pub(super) fn cut(mut self, after: usize) -> Answer {
+    pub(crate) fn cut(mut self, after: usize) -> Answer {
         self.cut = Some(after);
         self
     }
 
     /// Ends the connection without an answer, when so many bytes of the body have come.
-    pub(super) fn hang_up(after: usize) -> Answer {
+    pub(crate) fn hang_up(after: usize) -> Answer {
         Answer { hang_up: Some(after), ..Answer::status(500) }
     }
 
     /// Sends the first bytes of the body one by one, each after a pause.
-    pub(super) fn dripping(mut self, bytes: usize, pause: Duration) -> Answer {
+    pub(crate) fn dripping(mut self, bytes: usize, pause: Duration) -> Answer {
         self.slow.drips = (bytes, pause);
         self
     }
 
     /// Leaves the connection open when all is sent.
-    pub(super) fn held(mut self, time: Duration) -> Answer {
+    pub(crate) fn held(mut self, time: Duration) -> Answer {
         self.slow.held = time;
         self
     }
 
     /// Reads the request's body in pieces of so many bytes, each after a pause; only for answers
     /// before the body is read, and then the usual answer is given.
-    pub(super) fn sipping(bytes: usize, pause: Duration) -> Answer {
+    pub(crate) fn sipping(bytes: usize, pause: Duration) -> Answer {
         let slow = Slow { sips: (bytes, pause), ..Slow::default() };
         Answer { slow, ..Answer::status(500) }
     }
 
     /// A body of unknown length, which ends where it is said to end, or just with the connection.
-    pub(super) fn chunked(self, ended: bool) -> Answer {
+    pub(crate) fn chunked(self, ended: bool) -> Answer {
         let mut body = format!("{:x}\r\n", self.body.len()).into_bytes();
         body.extend(&self.body);
         body.extend(if ended { &b"\r\n0\r\n\r\n"[..] } else { b"\r\n" });
@@ -129,12 +129,12 @@ impl Answer {
     }
 
     /// An error document.
-    pub(super) fn error(status: u16, code: &str) -> Answer {
+    pub(crate) fn error(status: u16, code: &str) -> Answer {
         let text = format!(r#"{{"errors":[{{"code":"{code}","message":"said so"}}]}}"#);
         Answer::ok(text.as_bytes()).code(status)
     }
 
-    pub(super) fn without(mut self, name: &str) -> Answer {
+    pub(crate) fn without(mut self, name: &str) -> Answer {
         self.headers.retain(|(other, _)| other != name);
         self
     }
@@ -170,22 +170,22 @@ type Answers = dyn Fn(&Request) -> Answer + Send + Sync;
 type Early = dyn Fn(&Request) -> Option<Answer> + Send + Sync;
 
 /// A server on loopback that ends with its value.
-pub(super) struct Fake {
+pub(crate) struct Fake {
     /// `127.0.0.1:port`.
-    pub(super) host: String,
+    pub(crate) host: String,
     seen: Arc<Mutex<Vec<Request>>>,
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Fake {
-    pub(super) fn start(answers: impl Fn(&Request) -> Answer + Send + Sync + 'static) -> Fake {
+    pub(crate) fn start(answers: impl Fn(&Request) -> Answer + Send + Sync + 'static) -> Fake {
         Fake::start_with(|_| None, answers)
     }
 
     /// A registry that keeps what it is sent. `before` may answer before the body is read, and
     /// `after` change what is answered.
-    pub(super) fn registry(
+    pub(crate) fn registry(
         content: &Arc<Mutex<Content>>,
         before: impl Fn(&Request) -> Option<Answer> + Send + Sync + 'static,
         after: impl Fn(&Request, Answer) -> Answer + Send + Sync + 'static,
@@ -225,22 +225,22 @@ impl Fake {
     }
 
     /// All requests so far.
-    pub(super) fn seen(&self) -> Vec<Request> {
+    pub(crate) fn seen(&self) -> Vec<Request> {
         self.seen.lock().expect("no test has failed").clone()
     }
 
     /// The kinds of the requests so far, one after the other.
-    pub(super) fn kinds(&self) -> Vec<String> {
+    pub(crate) fn kinds(&self) -> Vec<String> {
         self.seen().iter().map(Request::kind).collect()
     }
 
     /// How often that kind of thing was asked for.
-    pub(super) fn kind(&self, kind: &str) -> usize {
+    pub(crate) fn kind(&self, kind: &str) -> usize {
         self.kinds().iter().filter(|other| *other == kind).count()
     }
 
     /// How often a path that ends so was asked for.
-    pub(super) fn count(&self, ending: &str) -> usize {
+    pub(crate) fn count(&self, ending: &str) -> usize {
         self.seen().iter().filter(|request| request.path.ends_with(ending)).count()
     }
 }
@@ -314,11 +314,11 @@ fn serve(mut stream: TcpStream, seen: &Mutex<Vec<Request>>, early: &Early, answe
 
 /// What a registry has, and its sessions.
 #[derive(Default)]
-pub(super) struct Content {
+pub(crate) struct Content {
     /// Repository and digest → bytes.
-    pub(super) blobs: BTreeMap<(String, String), Vec<u8>>,
+    pub(crate) blobs: BTreeMap<(String, String), Vec<u8>>,
     /// Repository and tag or digest → type and bytes.
-    pub(super) manifests: BTreeMap<(String, String), (String, Vec<u8>)>,
+    pub(crate) manifests: BTreeMap<(String, String), (String, Vec<u8>)>,
     sessions: BTreeMap<String, Vec<u8>>,
     opened: usize,
 }

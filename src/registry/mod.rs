@@ -23,7 +23,7 @@ mod credentials;
 mod entry;
 mod error;
 #[cfg(test)]
-mod fake;
+pub(crate) mod fake;
 mod fetch;
 mod helper;
 mod index;
@@ -38,6 +38,8 @@ mod trust;
 mod upload;
 mod wire;
 
+#[cfg(test)]
+pub(crate) use access::Pace;
 pub use access::{Access, Settings};
 pub use content::{Told, untold};
 pub use credentials::Credentials;

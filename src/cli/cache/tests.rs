@@ -1,0 +1,184 @@
+//! Caches against registries in the same process that have, lose, or refuse things.
+
+use std::collections::BTreeMap;
+use std::sync::mpsc::{Receiver, channel};
+use std::time::Duration;
+
+use super::*;
+use crate::engine::Made;
+use crate::event::Event;
+use crate::image::{ImageLayer, MediaTypes};
+use crate::layer::Compression;
+use crate::registry::fake::{Content, Fake};
+use crate::registry::{Access, Credentials, Pace, Settings as Registries};
+
+type Kept = Arc<Mutex<Content>>;
+
+fn plain(kept: &Kept) -> Fake {
+    Fake::registry(kept, |_| None, |_, answer| answer)
+}
+
+/// A store, and what was told.
+struct Bench {
+    _folder: tempfile::TempDir,
+    store: Store,
+    events: Events,
+    told: Receiver<Event>,
+}
+
+impl Bench {
+    fn new() -> Bench {
+        let folder = tempfile::tempdir().expect("a folder");
+        let store = Store::open(&folder.path().join("store")).expect("a store");
+        let (sender, told) = channel();
+        Bench { _folder: folder, store, events: Events::new(sender), told }
+    }
+
+    /// A cache of these repositories, the first of which is written.
+    fn cache(&self, repositories: &[String]) -> SharedCache<'_> {
+        let access = Access::new(Registries {
+            credentials: Credentials::default(),
+            insecure: Vec::new(),
+            mirrors: BTreeMap::new(),
+            certificates: Vec::new(),
+        });
+        let pace = Pace { silence: Duration::from_secs(2), pause: Duration::from_millis(2) };
+        let access = access.at_pace(pace);
+        let open = |name: &String| {
+            let reference = format!("{name}:none").parse().expect("a reference");
+            access.repository(&reference).expect("opens")
+        };
+        let read: Vec<_> = repositories.iter().map(open).collect();
+        SharedCache {
+            store: &self.store,
+            events: self.events.clone(),
+            write: read.first().cloned(),
+            read,
+            all: true,
+            state: Mutex::default(),
+        }
+    }
+
+    fn layer(&self, text: &str) -> Layer {
+        let digest = self.store.write_blob(text.as_bytes()).expect("stored");
+        layer(digest, text)
+    }
+
+    fn notices(&self) -> Vec<String> {
+        let notices = self.told.try_iter().filter_map(|event| match event {
+            Event::Notice { text, .. } => Some(text),
+            _ => None,
+        });
+        notices.collect()
+    }
+}
+
+fn layer(digest: Digest, text: &str) -> Layer {
+    let (size, compression) = (text.len() as u64, Compression::None);
+    Layer { diff_id: digest, digest, size, unpacked: size, compression }
+}
+
+fn name(fake: &Fake, repository: &str) -> String {
+    format!("{}/{repository}", fake.host)
+}
+
+fn settings() -> Settings {
+    Settings {
+        architecture: "amd64".to_owned(),
+        created: "1980-01-01T00:00:01Z".to_owned(),
+        environment: BTreeMap::new(),
+        entrypoint: Vec::new(),
+        command: Vec::new(),
+        user: "1000:1000".to_owned(),
+        directory: "/".to_owned(),
+        labels: BTreeMap::new(),
+        ports: Vec::new(),
+        stop_signal: None,
+        media_types: MediaTypes::Oci,
+    }
+}
+
+fn image(layers: &[(&str, &Layer)]) -> Image {
+    let layers = layers.iter().map(|(name, layer)| ImageLayer {
+        name: (*name).to_owned(),
+        layer: (*layer).clone(),
+        tree: layer.digest,
+    });
+    image::assemble(&settings(), layers.collect()).expect("an image")
+}
+
+fn key(text: &str) -> Digest {
+    Digest::of(format!("key of {text}").as_bytes())
+}
+
+fn made(step: &str, layer: &Layer) -> Made {
+    Made {
+        step: step.to_owned(),
+        key: key(step),
+        recorded: None,
+        tree: layer.digest,
+        said_by: None,
+        of_image: true,
+        bytes: true,
+    }
+}
+
+fn recipe(layer: &Layer) -> Digest {
+    Digest::of(layer.digest.to_string().as_bytes())
+}
+
+impl SharedCache<'_> {
+    /// Writes results with these layers, and the image of them all.
+    fn write_all(&self, made: &[(Made, &Layer)]) -> Image {
+        let image = image(&made.iter().map(|(m, layer)| (&*m.step, *layer)).collect::<Vec<_>>());
+        let results: Vec<Made> = made.iter().map(|(made, _)| made.clone()).collect();
+        let pack = |wanted: &Made| {
+            let (_, layer) = made.iter().find(|(made, _)| made == wanted).expect("of these");
+            let (step, tree) = (wanted.step.clone(), wanted.tree);
+            let output = Output { step, tree, said_by: None };
+            Ok(Found { output, layers: vec![(recipe(layer), (*layer).clone())] })
+        };
+        self.publish(&results, (&key("image"), &image), &[], &pack);
+        image
+    }
+}
+
+/// Tags that a repository has.
+fn tags(kept: &Kept, repository: &str) -> usize {
+    let kept = kept.lock().expect("kept");
+    let tags = kept.manifests.keys();
+    tags.filter(|(name, tag)| name == repository && !tag.starts_with("sha256:")).count()
+}
+
+#[test]
+fn an_image_is_what_this_machine_would_write() {
+    let (kept, bench) = (Kept::default(), Bench::new());
+    let fake = plain(&kept);
+    let gems = bench.layer("gems");
+    let open = || bench.cache(&[name(&fake, "cache")]);
+    let written = open().write_all(&[(made("gems", &gems), &gems)]);
+    let found = open().image(&key("image"), &settings()).expect("an answer");
+    assert_eq!(found.map(|(image, _)| image.digest), Some(written.digest));
+    assert_eq!(bench.notices(), Vec::<String>::new());
+    // The same key, and a configuration that says something else.
+    let other = Settings { user: "0:0".to_owned(), ..settings() };
+    assert_eq!(open().image(&key("image"), &other).expect("an answer"), None);
+    let notices = bench.notices();
+    assert!(notices[0].contains("it is not used"), "{notices:?}");
+}
+
+#[test]
+fn the_word_of_another_cache_is_not_passed_on() {
+    let (kept, bench) = (Kept::default(), Bench::new());
+    let fake = plain(&kept);
+    let (gems, app) = (bench.layer("gems"), bench.layer("app"));
+    let (own, other) = (name(&fake, "own"), name(&fake, "other"));
+    let said_by = |who: &String| Made { said_by: Some(who.clone()), ..made("gems", &gems) };
+    let cache = bench.cache(&[own.clone(), other.clone()]);
+    cache.write_all(&[(said_by(&other), &gems), (made("app", &app), &app)]);
+    // What was made here, on top of it: its key says on what.
+    assert_eq!(tags(&kept, "own"), 1);
+    assert_eq!(cache.find(&key("gems")), None);
+    cache.write_all(&[(said_by(&own), &gems), (made("app", &app), &app)]);
+    assert_eq!(tags(&kept, "own"), 3);
+}

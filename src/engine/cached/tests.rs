@@ -1,0 +1,246 @@
+//! What a cache says, and what this machine makes of it. Steps are such that run without a
+//! sandbox.
+
+use std::io::Write as _;
+use std::sync::mpsc::{Receiver, channel};
+
+use super::super::{Built, Identity};
+use super::*;
+use crate::download::Downloads;
+use crate::event::Events;
+use crate::layer::{self, Compression, Owner, Recipe};
+use crate::lock::Lock;
+use crate::plan::tests::step;
+use crate::plan::{ImageRecipe, LayerRecipe, MadeFile, Plan};
+use crate::sandbox::Running;
+use crate::source::{IgnoredConfig, Rules, Snapshot};
+use crate::store::Store;
+use std::collections::BTreeMap;
+use std::sync::Mutex;
+
+/// A cache in memory, which answers what it was told to.
+#[derive(Default)]
+struct Shelf {
+    entries: BTreeMap<Digest, Found>,
+    blobs: BTreeMap<Digest, Vec<u8>>,
+    asked: Mutex<Vec<Digest>>,
+    fetched: Mutex<Vec<Digest>>,
+}
+
+/// The shelf, next to the store that it brings blobs into.
+struct Beside<'s>(&'s Shelf, &'s Store);
+
+impl Cache for Beside<'_> {
+    fn find(&self, key: &Digest) -> Option<Found> {
+        self.0.asked.lock().expect("asked").push(*key);
+        self.0.entries.get(key).cloned()
+    }
+
+    fn recorded(&self, _: &Digest) -> PathSets {
+        PathSets::default()
+    }
+
+    fn holds(&self, layer: &Layer) -> bool {
+        self.0.blobs.contains_key(&layer.digest)
+    }
+
+    fn fetch(&self, layer: &Layer, _: &mut dyn FnMut(u64)) -> bool {
+        let Some(bytes) = self.0.blobs.get(&layer.digest) else { return false };
+        self.0.fetched.lock().expect("fetched").push(layer.digest);
+        self.1.write_blob(bytes).expect("stored") == layer.digest
+    }
+}
+
+/// A machine that builds `files ─► gems ─► app`, of which the last two are layers.
+struct Machine {
+    _folder: tempfile::TempDir,
+    store: Store,
+    snapshot: Snapshot,
+    plan: Plan,
+}
+
+fn take(name: &str, root: &str, pattern: &str) -> Step {
+    let patterns = vec![pattern.to_owned()];
+    Step { action: Action::Take { patterns }, ..step(name, &[root]) }
+}
+
+impl Machine {
+    fn new() -> Machine {
+        let folder = tempfile::tempdir().expect("a folder");
+        let store = Store::open(&folder.path().join("store")).expect("a store");
+        let app = folder.path().join("app");
+        fs::create_dir(&app).expect("made");
+        let rules = Rules::new(&[], &[], IgnoredConfig::Counts).expect("rules");
+        let snapshot = Snapshot::take(&app, &rules).expect("a snapshot");
+        let file = |text: &str| MadeFile::File { content: text.into(), mode: 0o644 };
+        let files = [("gems/a", "a"), ("gems/b", "b"), ("other", "c")];
+        let files = files.map(|(path, text)| (path.to_owned(), file(text))).into();
+        let steps = vec![
+            Step { action: Action::Files { files }, ..step("files", &[]) },
+            take("gems", "files", "gems"),
+            take("app", "gems", "gems/a"),
+        ];
+        let layer = |step: &str| LayerRecipe { step: step.to_owned(), of_app: false };
+        let image = ImageRecipe {
+            layers: vec![layer("gems"), layer("app")],
+            environment: BTreeMap::new(),
+            processes: BTreeMap::new(),
+            labels: BTreeMap::new(),
+        };
+        let plan = Plan::new(steps, image).expect("a plan");
+        Machine { _folder: folder, store, snapshot, plan }
+    }
+
+    fn with<R>(
+        &self,
+        shelf: &Shelf,
+        change: impl FnOnce(&mut Engine<'_>),
+        act: impl FnOnce(&Engine<'_>) -> R,
+    ) -> (R, Receiver<Event>) {
+        let (sender, events) = channel();
+        let beside = Beside(shelf, &self.store);
+        let mut engine = Engine {
+            plan: &self.plan,
+            folder: "app",
+            snapshot: &self.snapshot,
+            store: &self.store,
+            lock: &Mutex::new(Lock::default()),
+            events: Events::new(sender),
+            running: &Running::default(),
+            mode: &|| Err(EngineError::NoSandbox { tried: Vec::new() }),
+            downloads: &|| Ok(Downloads::new()?),
+            base: None,
+            choose: &|_, _| Err(EngineError::Panicked),
+            cache: Some(&beside),
+            addresses: &|_| Vec::new(),
+            identity: Identity::default(),
+            jobs: 2,
+            platform: "linux/amd64",
+            compression: Compression::DEFAULT,
+            check: false,
+            verify: 0,
+            needs_bytes: false,
+        };
+        change(&mut engine);
+        (act(&engine), events)
+    }
+
+    /// Builds, and gives what was told.
+    fn build(&self, shelf: &Shelf, change: impl FnOnce(&mut Engine<'_>)) -> (Built, Vec<String>) {
+        let (built, events) = self.with(shelf, change, |engine| engine.build());
+        let notices = events.try_iter().filter_map(|event| match event {
+            Event::Notice { text, .. } => Some(text),
+            _ => None,
+        });
+        (built.expect("builds"), notices.collect())
+    }
+
+    /// Builds for a cache.
+    fn publish(&self, change: impl Fn(&mut Engine<'_>)) -> (Built, Shelf) {
+        let mut shelf = Shelf::default();
+        let (built, _) = self.build(&shelf, &change);
+        let packed = |engine: &Engine<'_>| -> Vec<Found> {
+            built.made.iter().map(|made| engine.packed(made).expect("packs")).collect()
+        };
+        let (found, _) = self.with(&Shelf::default(), &change, packed);
+        for (made, mut found) in built.made.iter().zip(found) {
+            for (_, layer) in &found.layers {
+                let blob = self.store.read_blob(&layer.digest).expect("packed");
+                shelf.blobs.insert(layer.digest, blob);
+            }
+            found.output.said_by = Some("r.example/cache".to_owned());
+            shelf.entries.insert(made.key, found);
+        }
+        (built, shelf)
+    }
+}
+
+fn digests(built: &Built) -> Vec<Digest> {
+    built.layers.iter().map(|layer| layer.layer.digest).collect()
+}
+
+/// A layer that holds these files with an owner that no image gives them.
+fn evil(shelf: &mut Shelf, files: &[(&str, &str)]) -> Layer {
+    let folder = tempfile::tempdir().expect("a folder");
+    for (path, text) in files {
+        let path = folder.path().join(path);
+        fs::create_dir_all(path.parent().expect("a folder")).expect("made");
+        fs::File::create(path).and_then(|mut file| file.write_all(text.as_bytes())).expect("made");
+    }
+    let tree = crate::tree::Tree::scan(folder.path()).expect("a tree");
+    let owner = Owner { folder: "gems".to_owned(), user: 0, group: 4242 };
+    let recipe = Recipe { owners: vec![owner], compression: Compression::DEFAULT };
+    let mut blob = Vec::new();
+    let layer = layer::pack(&tree, folder.path(), &recipe, 1, &mut blob, &|_| {}).expect("packs");
+    shelf.blobs.insert(layer.digest, blob);
+    layer
+}
+
+fn bytes(engine: &mut Engine<'_>) {
+    engine.needs_bytes = true;
+}
+
+#[test]
+fn a_hit_brings_no_bytes() {
+    let (honest, shelf) = Machine::new().publish(|_| {});
+    let (built, notices) = Machine::new().build(&shelf, |_| {});
+    assert_eq!((digests(&built), built.ran), (digests(&honest), 0));
+    assert!(shelf.fetched.lock().expect("fetched").is_empty());
+    assert_eq!(notices, Vec::<String>::new());
+    assert!(built.made.iter().all(|made| made.said_by.as_deref() == Some("r.example/cache")));
+    assert!(honest.made.iter().all(|made| made.said_by.is_none()));
+}
+
+#[test]
+fn an_entry_has_no_say_in_other_trees() {
+    let (honest, mut shelf) = Machine::new().publish(|_| {});
+    let bad = evil(&mut shelf, &[("gems/a", "bad")]);
+    // The entry of the gems names a layer for the tree of the app.
+    let app = &honest.layers[1];
+    let machine = Machine::new();
+    let (recipe, _) = machine.with(
+        &Shelf::default(),
+        |_| {},
+        |engine| engine.recipe(&machine.plan.steps[2]).key(&app.tree),
+    );
+    shelf.entries.get_mut(&honest.made[0].key).expect("gems").layers.push((recipe, bad));
+    let (built, _) = machine.build(&shelf, |_| {});
+    assert_eq!(digests(&built), digests(&honest));
+    assert_eq!(machine.store.get::<Layer>(Table::Layers, &recipe).expect("read"), None);
+    // Later, without the cache's word for the app.
+    shelf.entries.remove(&honest.made[1].key);
+    let (built, _) = machine.build(&shelf, |_| {});
+    assert_eq!(digests(&built), digests(&honest));
+}
+
+#[test]
+fn bytes_that_come_are_what_would_have_been_packed() {
+    for files in [&[("gems/a", "bad")][..], &[("gems/a", "a"), ("gems/b", "b")]] {
+        let (honest, mut shelf) = Machine::new().publish(|_| {});
+        let bad = evil(&mut shelf, files);
+        shelf.entries.get_mut(&honest.made[0].key).expect("gems").layers[0].1 = bad.clone();
+        let machine = Machine::new();
+        let (built, notices) = machine.build(&shelf, bytes);
+        assert_eq!(digests(&built), digests(&honest), "{files:?}");
+        assert!(notices.iter().any(|notice| notice.contains("`gems` is made anew")), "{notices:?}");
+        assert!(*shelf.fetched.lock().expect("fetched") == [bad.digest, digests(&honest)[1]]);
+        // And so it stays, with the cache and without.
+        for shelf in [&shelf, &Shelf::default()] {
+            let (built, _) = machine.build(shelf, bytes);
+            assert_eq!(digests(&built), digests(&honest));
+        }
+    }
+}
+
+#[test]
+fn what_is_here_is_compared_with_what_a_layer_says_of_itself() {
+    let (honest, mut shelf) = Machine::new().publish(|_| {});
+    let bad = evil(&mut shelf, &[("gems/a", "a"), ("gems/b", "b")]);
+    shelf.entries.get_mut(&honest.made[0].key).expect("gems").layers[0].1 = bad;
+    // The app must be made, and so the gems' files be here; no bytes are wanted.
+    shelf.entries.remove(&honest.made[1].key);
+    let machine = Machine::new();
+    let (_, _) = machine.build(&shelf, |_| {});
+    let (built, _) = machine.build(&shelf, |_| {});
+    assert_eq!(digests(&built), digests(&honest));
+}
