@@ -113,6 +113,11 @@ impl<'a> SharedCache<'a> {
         self.state().lost.len()
     }
 
+    /// Blobs that a repository should have had, or had not whole.
+    pub(super) fn doubted(&self) -> BTreeSet<Digest> {
+        self.state().lost.clone()
+    }
+
     /// Repositories on the registry of `to`, other than `to` itself, that have a layer.
     pub(super) fn origins(&self, to: &Reference) -> BTreeMap<Digest, Vec<String>> {
         let mut origins = BTreeMap::new();

@@ -238,15 +238,16 @@ impl SharedCache<'_> {
         layer: &Layer,
     ) -> Result<bool, RegistryError> {
         let Target { repository, from, sent } = target;
+        let is_doubted = self.state().lost.contains(&layer.digest);
         if self.store.blob_size(&layer.digest)? != Some(layer.size) {
             // It is where it came from; this repository may be another one.
-            return repository.has_blob(&layer.digest, Some(layer.size));
+            return Ok(!is_doubted && repository.has_blob(&layer.digest, Some(layer.size))?);
         }
         let (events, what, total) = (self.events.clone(), step.to_owned(), layer.size);
         let told: Told = Arc::new(move |done| {
             events.send(Event::Caching { what: what.clone(), done, total });
         });
-        let blob = Blob { digest: layer.digest, size: layer.size, from };
+        let blob = Blob { digest: layer.digest, size: layer.size, from, is_doubted };
         match repository.push_blob(&blob, self.store, &told) {
             Ok(Sent::Uploaded(bytes)) => sent.fetch_add(bytes, Ordering::Relaxed),
             Ok(Sent::WasThere | Sent::Mounted) => 0,

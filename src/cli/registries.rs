@@ -68,6 +68,7 @@ impl App {
     ) -> Result<(), Failure> {
         let access = self.access()?;
         for (repository, tags) in by_repository(to.tags) {
+            let doubted = cache.map(SharedCache::doubted).unwrap_or_default();
             let mut origins = cache.map(|cache| cache.origins(&repository)).unwrap_or_default();
             for base in base.into_iter().filter(|base| base.reference().host == repository.host) {
                 for digest in base.layers() {
@@ -87,6 +88,7 @@ impl App {
                 store: &self.store,
                 tags: &tags,
                 origins: &origins,
+                doubted: &doubted,
                 bring: &bring,
                 events,
             };

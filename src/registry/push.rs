@@ -49,6 +49,9 @@ pub struct Push<'a> {
     pub tags: &'a [String],
     /// Repositories of the same registry that have a layer, the likeliest first.
     pub origins: &'a BTreeMap<Digest, Vec<String>>,
+    /// Layers that a registry was to have and had not, or not whole. It is not believed then:
+    /// they are read, and sent again if need be, also where the manifest is there.
+    pub doubted: &'a BTreeSet<Digest>,
     /// Called for a layer that neither the registry nor the store has.
     pub bring: &'a Bring<'a>,
     /// Who is told.
@@ -112,9 +115,11 @@ impl Repository {
         let told = |what: &str, sent| {
             push.events.send(Event::Pushed { what: what.to_owned(), sent });
         };
-        // Where the manifest is, the blobs are.
-        let is_there = tags.len() < push.tags.len()
-            || !tags.is_empty() && self.names(&image.digest.to_string(), &image.digest)?;
+        // Where the manifest is, the blobs are, unless one is known not to be.
+        let doubted = parts.iter().any(|part| part.blob.is_doubted);
+        let is_there = !doubted
+            && (tags.len() < push.tags.len()
+                || !tags.is_empty() && self.names(&image.digest.to_string(), &image.digest)?);
         if is_there {
             parts.iter().for_each(|part| told(part.what, 0));
         } else {
@@ -294,10 +299,13 @@ fn parts<'p>(push: &'p Push<'p>) -> Vec<Part<'p>> {
         let (digest, size) = (layer.layer.digest, layer.layer.size);
         let from = push.origins.get(&digest).map_or(&[][..], Vec::as_slice);
         let content = Content::Stored { store: push.store, digest, bring: Some(push.bring) };
-        parts.push(Part { what: &layer.name, blob: Blob { digest, size, from }, content });
+        let is_doubted = push.doubted.contains(&digest);
+        let blob = Blob { digest, size, from, is_doubted };
+        parts.push(Part { what: &layer.name, blob, content });
     }
     let config = &push.image.config;
-    let blob = Blob { digest: push.image.config_digest, size: config.len() as u64, from: &[] };
+    let (digest, size) = (push.image.config_digest, config.len() as u64);
+    let blob = Blob { digest, size, from: &[], is_doubted: false };
     parts.push(Part { what: "configuration", blob, content: Content::Memory(config) });
     parts
 }

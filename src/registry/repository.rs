@@ -50,8 +50,8 @@ pub struct Repository {
     pub(super) pace: Pace,
     /// There is somebody else to ask: one that cannot be connected to is not tried again.
     pub(super) is_mirror: bool,
-    /// Blobs that were asked for: whether they are there. Locked while one is sent.
-    blobs: Mutex<BTreeMap<Digest, Arc<Mutex<bool>>>>,
+    /// Blobs that were asked for. Locked while one is sent.
+    blobs: Mutex<BTreeMap<Digest, Arc<Mutex<Seen>>>>,
     /// Forms of upload that the registry has refused.
     pub(super) refused_forms: upload::RefusedForms,
 }
@@ -63,6 +63,17 @@ pub(super) enum Look {
     There,
     /// It is there, and not as long as it should be.
     OtherLength,
+}
+
+/// What is known of a blob of the repository.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+enum Seen {
+    #[default]
+    Unknown,
+    /// The registry says that it has it.
+    There,
+    /// It was sent or read by one who doubted that.
+    Whole,
 }
 
 /// A manifest's name within its repository.
@@ -256,6 +267,14 @@ impl Repository {
         Ok(if is_right { Look::There } else { Look::OtherLength })
     }
 
+    /// As [`Repository::is_whole`]; one that cannot be read is not whole.
+    pub(super) fn seems_whole(&self, task: &Task, digest: &Digest) -> Result<bool, RegistryError> {
+        match self.is_whole(task, digest) {
+            Err(RegistryError::Refused { .. } | RegistryError::Broken { .. }) => Ok(false),
+            other => other,
+        }
+    }
+
     /// Reads a blob to its end, to see whether it is what its name says.
     pub(super) fn is_whole(&self, task: &Task, digest: &Digest) -> Result<bool, RegistryError> {
         let response = self.get(task, &format!("blobs/{digest}"), 0)?;
@@ -289,7 +308,8 @@ impl Repository {
     pub fn write_blob(&self, bytes: &[u8]) -> Result<Sent, RegistryError> {
         let content = Content::Memory(bytes);
         let (digest, size) = (Digest::of(bytes), bytes.len() as u64);
-        self.put_blob(&Blob { digest, size, from: &[] }, &content, &untold())
+        let blob = Blob { digest, size, from: &[], is_doubted: false };
+        self.put_blob(&blob, &content, &untold())
     }
 
     /// Puts a blob of the store there, if it is not yet: by mounting it from another repository
@@ -317,12 +337,13 @@ impl Repository {
             let mut blobs = self.blobs.lock().unwrap_or_else(PoisonError::into_inner);
             Arc::clone(blobs.entry(blob.digest).or_default())
         };
-        let mut there = there.lock().unwrap_or_else(PoisonError::into_inner);
-        if *there {
+        let mut seen = there.lock().unwrap_or_else(PoisonError::into_inner);
+        let wanted = if blob.is_doubted { Seen::Whole } else { Seen::There };
+        if *seen >= wanted {
             return Ok(Sent::WasThere);
         }
         let sent = self.send_blob(blob, content, told)?;
-        *there = true;
+        *seen = wanted;
         Ok(sent)
     }
 

@@ -1,7 +1,7 @@
 //! Sending one blob.
 //!
 //! ```text
-//! HEAD ─► there: nothing to do
+//! HEAD ─► there: nothing to do, unless it was seen broken: then it is read
 //! POST ?mount=&from=  ─► 201 mounted · 202 a session after all
 //! POST ─► session ─► PUT all             small ones
 //!                 ─► PATCH all ─► PUT    the usual form
@@ -53,6 +53,9 @@ pub struct Blob<'a> {
     pub size: u64,
     /// Repositories of the same registry that may have it, the likeliest first.
     pub from: &'a [String],
+    /// Whether a registry like this one was seen to have it broken: then its word that it has
+    /// it is not enough.
+    pub is_doubted: bool,
 }
 
 /// How a blob got there.
@@ -105,11 +108,14 @@ impl Repository {
     ) -> Result<Sent, RegistryError> {
         let task = self.task(Right::Push, format!("upload blob {}", blob.digest));
         let look = self.look(&task, &blob.digest, Some(blob.size))?;
-        if look == Look::There {
+        let doubted = blob.is_doubted || look == Look::OtherLength;
+        if look == Look::There && (!doubted || self.seems_whole(&task, &blob.digest)?) {
             return Ok(Sent::WasThere);
         }
         let mut session = None;
-        for from in blob.from.iter().filter(|from| **from != self.name) {
+        // A mount would bring the same broken one.
+        let origins = blob.from.iter().filter(|from| !doubted && **from != self.name);
+        for from in origins {
             match self.mount(blob, from)? {
                 Mounted::Yes => return Ok(Sent::Mounted),
                 Mounted::Session(opened) => session = Some(opened),
@@ -127,7 +133,7 @@ impl Repository {
             let upload = Upload { repository: self, task: &task, blob, content, told };
             let error = match upload.run(opened, form) {
                 // Some registries keep what they have under a digest, also when it is broken.
-                Ok(()) if look == Look::OtherLength && !self.is_whole(&task, &blob.digest)? => {
+                Ok(()) if doubted && !self.is_whole(&task, &blob.digest)? => {
                     let (repository, digest) = (self.to_string(), blob.digest);
                     return Err(RegistryError::Damaged { repository, digest });
                 }
@@ -146,7 +152,7 @@ impl Repository {
             self.rest(attempt);
             attempt += 1;
             // The answer may be all that was lost.
-            if self.has(&task, &blob.digest, Some(blob.size))? {
+            if !doubted && self.has(&task, &blob.digest, Some(blob.size))? {
                 return Ok(Sent::Uploaded(blob.size));
             }
             // A proxy that takes less may end the connection instead of saying so.

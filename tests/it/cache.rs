@@ -214,7 +214,20 @@ fn what_the_cache_has_lost_is_made_again() {
     let last = events.last().unwrap();
     assert_eq!((&last["event"], &last["code"]), (&"failed".into(), &4.into()), "{last}");
     assert!(last["message"].as_str().unwrap().contains("keeps it whatever it is sent"), "{last}");
-    fs::write(&runtime, bytes).unwrap();
+    // Also when it has the right length: what is pushed is not only said to be there.
+    let mut flipped = bytes.clone();
+    flipped[1000] ^= 1;
+    fs::write(&runtime, flipped).unwrap();
+    let events = build(&folder("fresh"), &changed, "4");
+    let last = events.last().unwrap();
+    assert_eq!((&last["event"], &last["code"]), (&"failed".into(), &4.into()), "{last}");
+    assert!(last["message"].as_str().unwrap().contains("keeps it whatever it is sent"), "{last}");
+    assert!(last["advice"].to_string().contains("has to remove it"), "{last}");
+    assert!(get(port, "/v2/app/manifests/4").is_none_or(|(head, _)| head.contains(" 404 ")));
+    // What the advice says helps.
+    fs::remove_dir_all(runtime.parent().unwrap()).unwrap();
+    assert_eq!(ran(&build(&folder("fresh"), &changed, "4")), ["runtime", "collectstatic"]);
+    assert!(fs::read(&runtime).unwrap() == bytes);
 
     // Tags that mean something else are no entries, and a cache that does not answer is none.
     let entries = ok(Command::new("skopeo")

@@ -157,6 +157,7 @@ fn what_was_pushed_comes_back() {
             store: &store,
             tags: &[tag.to_owned()],
             origins: &BTreeMap::new(),
+            doubted: &std::collections::BTreeSet::new(),
             bring: &|_| Ok(()),
             events: &Events::new(sender),
         };

@@ -168,7 +168,7 @@ fn tokens_of_a_server_of_its_own() {
             std::thread::sleep(Duration::from_secs(4));
         }
     });
-    let blob = Blob { digest, size: 9_000_000, from: &[] };
+    let blob = Blob { digest, size: 9_000_000, from: &[], is_doubted: false };
     let sent = base.push_blob(&blob, &store, &told).map_err(|error| words(&error));
     assert_eq!(sent, Ok(Sent::Uploaded(9_000_000)));
     let both = ["repository:team/base:pull,push".to_owned()];

@@ -17,6 +17,7 @@ struct Bench {
     _folder: tempfile::TempDir,
     store: Store,
     image: Image,
+    doubted: BTreeSet<Digest>,
 }
 
 impl Bench {
@@ -44,7 +45,7 @@ impl Bench {
             media_types: crate::image::MediaTypes::Oci,
         };
         let image = assemble(&settings, layers.to_vec()).expect("an image");
-        Bench { _folder: folder, store, image }
+        Bench { _folder: folder, store, image, doubted: BTreeSet::new() }
     }
 
     /// With a handle that knows nothing yet.
@@ -86,6 +87,7 @@ impl Bench {
                 store: &self.store,
                 tags: &tags,
                 origins: &BTreeMap::new(),
+                doubted: &self.doubted,
                 bring,
                 events: &Events::new(sender),
             },
@@ -439,4 +441,43 @@ fn tags_that_another_one_moves_meanwhile() {
     );
     assert!(two.push_over(&blind, &["v1"], &|_| Ok(()), Expected::Nothing).0.is_err());
     assert_eq!(blind.kind("POST uploads"), 0);
+}
+
+#[test]
+fn blobs_that_are_known_to_be_broken() {
+    let (kept, mut bench) = (Shared::default(), Bench::new("1"));
+    bench.push(&plain(&kept), &["v1"]).expect("pushes");
+    let layer = bench.image.layers[1].layer.clone();
+    let name = ("team/app".to_owned(), layer.digest.to_string());
+    let stored = || kept.lock().expect("kept").blobs[&name].clone();
+    let whole = stored();
+    let flip = || kept.lock().expect("kept").blobs.get_mut(&name).expect("there")[0] ^= 1;
+
+    // Nobody knows, and nobody asks.
+    flip();
+    bench.push(&plain(&kept), &["v1"]).expect("pushes");
+    assert_ne!(stored(), whole);
+    // Somebody has read it: it is sent again, although tag, manifest and blob are there.
+    bench.doubted.insert(layer.digest);
+    let fake = plain(&kept);
+    bench.push(&fake, &["v1"]).expect("pushes");
+    assert!(stored() == whole && fake.kind("PUT uploads") == 1, "{:?}", fake.kinds());
+    // One that is whole is read, and that is all.
+    let fake = plain(&kept);
+    bench.push(&fake, &["v1"]).expect("pushes");
+    assert_eq!((fake.kind("GET blobs"), fake.kind("POST uploads")), (1, 0));
+    // A registry that keeps what it has cannot be helped, and no tag of it is called good.
+    flip();
+    let broken = stored();
+    let fake = Fake::registry(
+        &kept,
+        |_| None,
+        move |request, usual| match request.kind().as_str() {
+            "GET blobs" => Answer::ok(&broken),
+            _ => usual,
+        },
+    );
+    let error = bench.fails(&fake, &["v1", "v2"]);
+    let expected = format!("has a damaged {}, and keeps it", layer.digest);
+    assert!(error.contains(&expected) && fake.kind("PUT manifests") == 0, "{error}");
 }

@@ -57,7 +57,7 @@ fn send(
     let digest = store.write_blob(&bytes()).expect("stored");
     let from: Vec<String> = from.iter().map(|&name| name.to_owned()).collect();
     let repository = open(&fake.host, quick());
-    let blob = Blob { digest, size: 200_000, from: &from };
+    let blob = Blob { digest, size: 200_000, from: &from, is_doubted: false };
     let result = repository.push_blob(&blob, &store, &untold());
     Try { fake, kept, result: result.map_err(|error| told(&[error])) }
 }
@@ -258,7 +258,7 @@ fn broken_off_and_continued() {
     let task = repository.task(Right::Push, "test");
     let (content, told) = (bytes(), untold());
     let content = Content::Memory(&content);
-    let blob = Blob { digest: Digest::of(&bytes()), size: 200_000, from: &[] };
+    let blob = Blob { digest: Digest::of(&bytes()), size: 200_000, from: &[], is_doubted: false };
     let upload = Upload {
         repository: &repository,
         task: &task,
@@ -325,7 +325,7 @@ fn a_proxy_that_takes_less() {
     let store = Store::open(&folder.path().join("store")).expect("a store");
     let long: Vec<u8> = (0..10_000_000_u32).map(|n| (n >> 3) as u8).collect();
     let digest = store.write_blob(&long).expect("stored");
-    let blob = Blob { digest, size: 10_000_000, from: &[] };
+    let blob = Blob { digest, size: 10_000_000, from: &[], is_doubted: false };
     let repository = open(&fake.host, quick());
     assert_eq!(
         repository.push_blob(&blob, &store, &untold()).map_err(|error| told(&[error])),
@@ -402,7 +402,7 @@ fn a_damaged_blob_is_not_sent_again_and_again() {
     let digest = store.write_blob(&bytes()).expect("stored");
     std::fs::remove_file(store.blob_path(&digest)).expect("removed");
     std::fs::write(store.blob_path(&digest), vec![0; 200_000]).expect("damaged");
-    let blob = Blob { digest, size: 200_000, from: &[] };
+    let blob = Blob { digest, size: 200_000, from: &[], is_doubted: false };
     let error = open(&fake.host, quick()).push_blob(&blob, &store, &untold()).expect_err("damaged");
     assert!(matches!(error, RegistryError::Store(StoreError::Mismatch { .. })), "{error}");
     assert_eq!(fake.kind("PUT uploads"), 1);

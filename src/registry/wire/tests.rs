@@ -173,7 +173,7 @@ fn tokens_for_both_repositories_of_a_mount() {
     let store = crate::store::Store::open(&folder.path().join("store")).expect("a store");
     store.write_blob(b"blob").expect("stored");
     let from = ["other/app".to_owned()];
-    let blob = Blob { digest, size: 4, from: &from };
+    let blob = Blob { digest, size: 4, from: &from, is_doubted: false };
     let repository = open(&fake.host, USER);
     let sent = repository.push_blob(&blob, &store, &super::super::untold());
     assert_eq!(sent.map_err(words), Ok(Sent::Mounted));
