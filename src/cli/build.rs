@@ -162,9 +162,10 @@ pub(super) fn build(common: &Common, arguments: &BuildArguments) -> Result<ExitC
         };
         if let Some((image, repository)) = known {
             events.send(Event::ImageKnown { repository });
+            // It may refuse, and then no tag may have moved.
+            app.save_lock(&lock.whole_text(), &events)?;
             match push(&image) {
                 Ok(()) => {
-                    app.save_lock(&lock.whole_text(), &events)?;
                     app.keep(&image)?;
                     events.send(Event::Finished(summary(
                         &app.folder,

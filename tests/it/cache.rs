@@ -42,10 +42,15 @@ fn log(folder: &Path) -> Vec<Request> {
     fs::read_to_string(folder.join("log")).unwrap().lines().filter_map(Request::parse).collect()
 }
 
-fn edit(app: &Path, text: &str) {
-    let path = app.join("journal/views.py");
+/// A file that no step reads.
+const VIEW: &str = "journal/views.py";
+/// A file that `collectstatic` reads.
+const STYLE: &str = "static/css/logbook.css";
+
+fn edit(app: &Path, path: &str) {
+    let path = app.join(path);
     let old = fs::read_to_string(&path).unwrap();
-    fs::write(path, old + text).unwrap();
+    fs::write(path, old + "\n").unwrap();
 }
 
 /// Names of what was sent, sorted.
@@ -140,16 +145,23 @@ fn a_fresh_runner_downloads_no_layer() {
         let manifests = asked.iter().filter(|ask| ask.method == "PUT" && ask.status == 201);
         assert_eq!(manifests.count(), 1);
 
-        // A fresh runner, a view changed: only the app's layer goes up, and of what comes down
-        // nothing is a layer that no step needs.
+        // A fresh runner, a view changed: no step reads it, and only the app's layer goes up.
         let changed = checkout("runner");
-        edit(&changed, "# one more line\n");
+        edit(&changed, VIEW);
         let from = log(&root).len();
         let events = build(&folder("fresh"), &changed, "3");
-        assert_eq!(ran(&events), ["collectstatic"]);
+        assert_eq!(ran(&events), Vec::<String>::new());
         assert_eq!(sent(&events), ["app", "configuration"]);
         row(format!("{name}: a view changed"), from, &events);
-        let launcher = layer_digest(port, &format!("{name}/app"), "3", 5);
+
+        // A style sheet changed: of what comes down nothing is a layer that no step needs.
+        edit(&changed, STYLE);
+        let from = log(&root).len();
+        let events = build(&folder("fresh"), &changed, "4");
+        assert_eq!(ran(&events), ["collectstatic"]);
+        assert_eq!(sent(&events), ["app", "collectstatic", "configuration"]);
+        row(format!("{name}: a style sheet changed"), from, &events);
+        let launcher = layer_digest(port, &format!("{name}/app"), "4", 5);
         let asked = log(&root).split_off(from);
         assert!(!asked.iter().any(|ask| ask.method == "GET" && ask.path.contains(&launcher)));
         // As it is without any cache.
@@ -209,7 +221,7 @@ fn what_the_cache_has_lost_is_made_again() {
     let bytes = fs::read(&runtime).unwrap();
     fs::write(&runtime, &bytes[..bytes.len() / 2]).unwrap();
     let changed = checkout("runner");
-    edit(&changed, "# one more line\n");
+    edit(&changed, STYLE);
     let events = build(&folder("fresh"), &changed, "4");
     let last = events.last().unwrap();
     assert_eq!((&last["event"], &last["code"]), (&"failed".into(), &4.into()), "{last}");
@@ -255,6 +267,31 @@ fn what_the_cache_has_lost_is_made_again() {
 }
 
 #[test]
+fn a_lock_that_may_not_change() {
+    if !have(&["docker-registry", "setpriv"]) || !need_root() {
+        return;
+    }
+    let (store, app, _) = warm();
+    let root = folder("locked");
+    let port = port();
+    let _registry = registry_at(&root, port, "");
+    let build = |store: &Path, app: &Path, to: &str| {
+        let tag = format!("127.0.0.1:{port}/app:{to}");
+        Forge::new(store).events(app, &["--locked", "--push", "--tag", &tag])
+    };
+    assert_eq!(build(store, app, "1").last().unwrap()["event"], "finished");
+    // It says the same, and not as forge writes it. The image is known, and no tag names it.
+    let other = checkout("runner");
+    edit(&other, "forge.lock");
+    let events = build(&folder("fresh"), &other, "2");
+    assert!(events.iter().any(|event| event["event"] == "image_known"), "{events:?}");
+    let last = events.last().unwrap();
+    assert_eq!((&last["event"], &last["code"]), (&"failed".into(), &2.into()), "{last}");
+    let (head, _) = get(port, "/v2/app/manifests/2").unwrap();
+    assert!(head.contains(" 404 "), "{head}");
+}
+
+#[test]
 fn two_runners_at_once() {
     if !have(&["docker-registry", "setpriv"]) || !need_root() {
         return;
@@ -276,7 +313,7 @@ fn two_runners_at_once() {
     });
     assert_eq!(digest(&one), digest(&two));
     let changed = checkout("runner");
-    edit(&changed, "# one more line\n");
+    edit(&changed, STYLE);
     let (one, two) = std::thread::scope(|scope| {
         let one = scope.spawn(|| build(&folder("fresh"), &changed, "two"));
         let two = scope.spawn(|| build(&folder("fresh"), &changed, "three"));
