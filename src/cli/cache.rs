@@ -67,12 +67,14 @@ pub(super) struct SharedCache<'a> {
 pub(super) struct State {
     /// Repositories that are not asked again.
     failed: BTreeSet<usize>,
-    /// Layer → the repository that has it.
-    held: BTreeMap<Digest, usize>,
+    /// Layer → the repositories that have it.
+    held: BTreeMap<Digest, BTreeSet<usize>>,
     /// Held by who fetches a layer.
     fetching: BTreeMap<Digest, Arc<Mutex<()>>>,
-    /// Layers that a repository was to have and has not.
-    pub(super) lost: BTreeSet<Digest>,
+    /// Layers that a repository was to have, and has not, or not whole.
+    pub(super) lost: BTreeSet<(Digest, usize)>,
+    /// Layers that nobody could give although somebody was to have them.
+    gone: BTreeSet<Digest>,
     /// What the written repository has answered, by key.
     pub(super) known: BTreeMap<Digest, Entry>,
     /// The same of recordings, by weak key.
@@ -108,34 +110,40 @@ impl<'a> SharedCache<'a> {
         }))
     }
 
-    /// How many blobs were missed or damaged that a repository should have had.
+    /// How many layers nobody could give although somebody was to have them.
     pub(super) fn lost(&self) -> usize {
-        self.state().lost.len()
+        self.state().gone.len()
     }
 
-    /// Blobs that a repository should have had, or had not whole.
-    pub(super) fn doubted(&self) -> BTreeSet<Digest> {
-        self.state().lost.clone()
+    /// Blobs that a repository of this registry should have had, or had not whole: those of one
+    /// registry may lie in one place.
+    pub(super) fn doubted(&self, host: &str) -> BTreeSet<Digest> {
+        let state = self.state();
+        let here = state.lost.iter().filter(|(_, at)| self.read[*at].host() == host);
+        here.map(|(digest, _)| *digest).collect()
     }
 
     /// Repositories on the registry of `to`, other than `to` itself, that have a layer.
     pub(super) fn origins(&self, to: &Reference) -> BTreeMap<Digest, Vec<String>> {
-        let mut origins = BTreeMap::new();
-        for (digest, at) in &self.state().held {
-            if let Some(repository) = self.read.get(*at)
-                && repository.host() == to.host
-                && repository.name() != to.repository
-            {
-                origins.insert(*digest, vec![repository.name().to_owned()]);
+        let mut origins: BTreeMap<Digest, Vec<String>> = BTreeMap::new();
+        let state = self.state();
+        for (digest, holders) in &state.held {
+            for at in holders.iter().filter(|at| !state.lost.contains(&(*digest, **at))) {
+                let repository = &self.read[*at];
+                if repository.host() == to.host && repository.name() != to.repository {
+                    origins.entry(*digest).or_default().push(repository.name().to_owned());
+                }
             }
         }
         origins
     }
 
-    /// Takes for granted that the first repository has all of an image, until it has not.
+    /// Takes for granted that each repository has all of an image, until it has not.
     pub(super) fn expect(&self, image: &Image) {
-        let layers = image.layers.iter().map(|layer| (layer.layer.digest, 0));
-        self.state().held.extend(layers);
+        let mut state = self.state();
+        for layer in &image.layers {
+            state.held.insert(layer.layer.digest, (0..self.read.len()).collect());
+        }
     }
 
     /// The image that a plan of this key makes, and who knows it. Its documents must be just
@@ -157,7 +165,11 @@ impl<'a> SharedCache<'a> {
             );
             return Ok(None);
         }
-        self.state().held.extend(kept.into_iter().map(|digest| (digest, at)));
+        let mut state = self.state();
+        for digest in kept {
+            state.held.entry(digest).or_default().insert(at);
+        }
+        drop(state);
         Ok(Some((image, repository)))
     }
 
@@ -166,7 +178,7 @@ impl<'a> SharedCache<'a> {
         let layer = image.layers.iter().find(|layer| layer.layer.digest == *digest);
         let has = layer.is_some_and(|layer| self.fetch(&layer.layer, &mut |_| {}));
         if !has {
-            self.state().lost.insert(*digest);
+            self.state().gone.insert(*digest);
         }
         has
     }
@@ -203,18 +215,58 @@ impl<'a> SharedCache<'a> {
         None
     }
 
-    fn missed(&self, layer: &Layer, at: usize, problem: &str) {
-        let mut state = self.state();
-        state.held.remove(&layer.digest);
-        if state.lost.insert(layer.digest) {
-            let (repository, digest) = (&self.read[at], layer.digest);
+    /// A repository that has the layer, as far as is known.
+    fn holder(&self, layer: &Layer) -> Option<usize> {
+        let digest = layer.digest;
+        {
+            let state = self.state();
+            if state.gone.contains(&digest) {
+                return None;
+            }
+            let may_have =
+                |at: &&usize| !state.failed.contains(*at) && !state.lost.contains(&(digest, **at));
+            if let Some(at) = state.held.get(&digest).into_iter().flatten().find(may_have) {
+                return Some(*at);
+            }
+        }
+        for (at, repository) in self.asked() {
+            if self.state().lost.contains(&(digest, at)) {
+                continue;
+            }
+            match repository.has_blob(&digest, Some(layer.size)) {
+                Ok(true) => {
+                    self.state().held.entry(digest).or_default().insert(at);
+                    return Some(at);
+                }
+                Ok(false) => {}
+                Err(error) => self.failed(at, &error),
+            }
+        }
+        None
+    }
+
+    /// Notes that a repository has not what it should have; gives another one that has.
+    fn missed(&self, layer: &Layer, at: usize, problem: &str) -> Option<usize> {
+        let digest = layer.digest;
+        let is_new = self.state().lost.insert((digest, at));
+        let next = self.holder(layer);
+        if is_new {
+            let else_where = match next {
+                Some(next) => format!("`{}` has too", self.read[next]),
+                None => "is made anew".to_owned(),
+            };
             self.events.notice(
                 format!(
-                    "the cache `{repository}` should have {digest}, which is made anew: {problem}"
+                    "the cache `{}` should have {digest}, which {else_where}: {problem}",
+                    self.read[at]
                 ),
                 None,
             );
         }
+        if next.is_none() {
+            self.state().gone.insert(digest);
+        }
+        next
     }
 }
 
@@ -223,7 +275,7 @@ impl Cache for SharedCache<'_> {
         let (at, entry) = self.entry::<Entry>(key)?;
         let mut state = self.state();
         for (_, layer) in &entry.layers {
-            state.held.entry(layer.digest).or_insert(at);
+            state.held.entry(layer.digest).or_default().insert(at);
         }
         // The written one is the first of those that are read.
         if at == 0 && self.write.is_some() {
@@ -253,52 +305,30 @@ impl Cache for SharedCache<'_> {
     }
 
     fn holds(&self, layer: &Layer) -> bool {
-        {
-            let state = self.state();
-            if state.lost.contains(&layer.digest) {
-                return false;
-            }
-            if state.held.contains_key(&layer.digest) {
-                return true;
-            }
-        }
-        for (at, repository) in self.asked() {
-            match repository.has_blob(&layer.digest, Some(layer.size)) {
-                Ok(true) => {
-                    self.state().held.insert(layer.digest, at);
-                    return true;
-                }
-                Ok(false) => {}
-                Err(error) => self.failed(at, &error),
-            }
-        }
-        false
+        self.holder(layer).is_some()
     }
 
     fn fetch(&self, layer: &Layer, progress: &mut dyn FnMut(u64)) -> bool {
-        if !self.holds(layer) {
-            return false;
-        }
         // Two steps may want the same files at once.
         let turn = Arc::clone(self.state().fetching.entry(layer.digest).or_default());
         let _turn = turn.lock().unwrap_or_else(PoisonError::into_inner);
         if matches!(self.store.blob_size(&layer.digest), Ok(Some(size)) if size == layer.size) {
             return true;
         }
-        let Some(at) = self.state().held.get(&layer.digest).copied() else { return false };
         let blob = Descriptor {
             media_type: layer.compression.media_type().to_owned(),
             digest: layer.digest,
             size: layer.size,
         };
-        match self.read[at].fetch_blob(&blob, self.store, progress) {
-            Ok(()) => true,
-            // One blob that is lost does not make the others so.
-            Err(error) => {
-                self.missed(layer, at, &with_causes(&error));
-                false
-            }
+        let mut next = self.holder(layer);
+        while let Some(at) = next {
+            next = match self.read[at].fetch_blob(&blob, self.store, progress) {
+                Ok(()) => return true,
+                // One blob that is lost does not make the others so.
+                Err(error) => self.missed(layer, at, &with_causes(&error)),
+            };
         }
+        false
     }
 }
 

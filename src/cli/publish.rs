@@ -202,7 +202,7 @@ impl SharedCache<'_> {
         let state = self.state();
         entry.tree == made.tree
             && (!entry.layers.is_empty() || !wants_bytes)
-            && !entry.layers.iter().any(|(_, layer)| state.lost.contains(&layer.digest))
+            && !entry.layers.iter().any(|(_, layer)| state.lost.contains(&(layer.digest, 0)))
     }
 
     fn write_image(
@@ -214,7 +214,7 @@ impl SharedCache<'_> {
         let lost = self.state().lost.clone();
         if known.is_some_and(|known| {
             known.manifest.as_bytes() == image.manifest
-                && !known.kept.iter().any(|digest| lost.contains(digest))
+                && !known.kept.iter().any(|digest| lost.contains(&(*digest, 0)))
         }) {
             return Ok(());
         }
@@ -238,7 +238,7 @@ impl SharedCache<'_> {
         layer: &Layer,
     ) -> Result<bool, RegistryError> {
         let Target { repository, from, sent } = target;
-        let is_doubted = self.state().lost.contains(&layer.digest);
+        let is_doubted = self.doubted(repository.host()).contains(&layer.digest);
         if self.store.blob_size(&layer.digest)? != Some(layer.size) {
             // It is where it came from; this repository may be another one.
             return Ok(!is_doubted && repository.has_blob(&layer.digest, Some(layer.size))?);

@@ -68,7 +68,7 @@ impl App {
     ) -> Result<(), Failure> {
         let access = self.access()?;
         for (repository, tags) in by_repository(to.tags) {
-            let doubted = cache.map(SharedCache::doubted).unwrap_or_default();
+            let doubted = cache.map(|cache| cache.doubted(&repository.host)).unwrap_or_default();
             let mut origins = cache.map(|cache| cache.origins(&repository)).unwrap_or_default();
             for base in base.into_iter().filter(|base| base.reference().host == repository.host) {
                 for digest in base.layers() {

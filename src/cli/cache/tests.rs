@@ -182,3 +182,44 @@ fn the_word_of_another_cache_is_not_passed_on() {
     cache.write_all(&[(said_by(&own), &gems), (made("app", &app), &app)]);
     assert_eq!(tags(&kept, "own"), 3);
 }
+
+#[test]
+fn a_layer_comes_from_whoever_has_it() {
+    let (kept, bench) = (Kept::default(), Bench::new());
+    let fake = plain(&kept);
+    let gems = layer(Digest::of(b"gems"), "gems");
+    let put = |repository: &str, bytes: &[u8]| {
+        let name = (repository.to_owned(), gems.digest.to_string());
+        kept.lock().expect("kept").blobs.insert(name, bytes.to_vec());
+    };
+    put("broken", b"gens");
+    let names = ["gone", "broken", "whole"].map(|repository| name(&fake, repository));
+
+    // Nobody has it, or not whole.
+    let cache = bench.cache(&names[..2]);
+    cache.expect(&image(&[("gems", &gems)]));
+    assert!(cache.holds(&gems) && cache.lost() == 0);
+    assert!(!cache.fetch(&gems, &mut |_| {}));
+    assert!(!cache.holds(&gems) && cache.lost() == 1);
+    assert!(cache.doubted(&fake.host) == BTreeSet::from([gems.digest]));
+    assert!(cache.doubted("other.example").is_empty());
+    let notices = bench.notices();
+    assert!(notices.len() == 2 && notices[0].contains("/broken` has too"), "{notices:?}");
+    assert!(notices[1].contains("which is made anew"), "{notices:?}");
+
+    // The last that is asked has it: an image that was pushed to all, or one that a step's
+    // entry names in the first.
+    put("whole", b"gems");
+    for expected in [true, false] {
+        let bench = Bench::new();
+        let cache = bench.cache(&names);
+        if expected {
+            cache.expect(&image(&[("gems", &gems)]));
+        } else {
+            cache.state().held.insert(gems.digest, BTreeSet::from([0]));
+        }
+        assert!(cache.fetch(&gems, &mut |_| {}));
+        assert_eq!(cache.lost(), 0);
+        assert_eq!(bench.store.read_blob(&gems.digest).expect("there"), b"gems");
+    }
+}
