@@ -180,6 +180,14 @@ impl SharedCache<'_> {
                 }
             }
         }
+        // Packed otherwise, by builds with another compression: as good for who needs files.
+        let others = known.iter().filter(|known| known.tree == made.tree);
+        for (recipe, layer) in others.flat_map(|known| &known.layers) {
+            let is_lost = self.state().lost.contains(&(layer.digest, 0));
+            if !is_lost && !layers.iter().any(|(known, _)| known == recipe) {
+                layers.push((*recipe, layer.clone()));
+            }
+        }
         let entry = Entry { key: made.key, step: made.step.clone(), tree: made.tree, layers };
         if known == Some(entry.clone()) {
             return Ok(0);
@@ -201,7 +209,7 @@ impl SharedCache<'_> {
             (made.of_image || self.all && made.bytes) && made.tree != Tree::default().digest();
         let state = self.state();
         entry.tree == made.tree
-            && (!entry.layers.is_empty() || !wants_bytes)
+            && (!wants_bytes || entry.layers.iter().any(|(recipe, _)| *recipe == made.packing))
             && !entry.layers.iter().any(|(_, layer)| state.lost.contains(&(layer.digest, 0)))
     }
 

@@ -55,6 +55,8 @@ pub struct Made {
     pub tree: Digest,
     /// Whether it is a layer of the image.
     pub of_image: bool,
+    /// How this build packs it: [`crate::layer::Recipe::key`].
+    pub packing: Digest,
     /// The cache whose word this is, if it was not made here.
     pub said_by: Option<String>,
     /// Whether other machines may need the tree's files: not those of a step that
@@ -191,11 +193,13 @@ impl Engine<'_> {
             .filter(|(_, step)| !matches!(step.action, Action::Image { .. }))
             .filter_map(|(index, step)| {
                 let of_image = self.plan.image.layers.iter().any(|layer| layer.step == step.name);
+                let tree = *state.trees[index].get()?;
                 Some(Made {
                     step: step.name.clone(),
                     key: *state.keys[index].get()?,
                     recorded: state.recorded[index].get().cloned(),
-                    tree: *state.trees[index].get()?,
+                    packing: self.recipe(step).key(&tree),
+                    tree,
                     said_by: state.said_by[index].get().cloned(),
                     of_image,
                     bytes: of_image || !matches!(step.action, Action::Take { .. }),

@@ -117,6 +117,7 @@ fn made(step: &str, layer: &Layer) -> Made {
         key: key(step),
         recorded: None,
         tree: layer.digest,
+        packing: recipe(layer),
         said_by: None,
         of_image: true,
         bytes: true,
@@ -222,4 +223,26 @@ fn a_layer_comes_from_whoever_has_it() {
         assert_eq!(cache.lost(), 0);
         assert_eq!(bench.store.read_blob(&gems.digest).expect("there"), b"gems");
     }
+}
+
+#[test]
+fn entries_have_the_layers_of_all_compressions() {
+    let (kept, bench) = (Kept::default(), Bench::new());
+    let fake = plain(&kept);
+    let names = [name(&fake, "cache")];
+    let (one, two) = (bench.layer("gems, one way"), bench.layer("gems, another way"));
+    let gems = made("gems", &one);
+    bench.cache(&names).write_all(&[(gems.clone(), &one)]);
+    let other = Made { packing: recipe(&two), ..gems.clone() };
+    bench.cache(&names).write_all(&[(other, &two)]);
+    let cache = bench.cache(&names);
+    let found = cache.find(&gems.key).expect("known");
+    let layers: Vec<Digest> = found.layers.iter().map(|(_, layer)| layer.digest).collect();
+    assert_eq!(layers, [two.digest, one.digest]);
+    // Who has lost one of them does not put it there again.
+    cache.state().lost.insert((one.digest, 0));
+    cache.state().lost.insert((two.digest, 0));
+    cache.write_all(&[(Made { packing: recipe(&two), ..gems.clone() }, &two)]);
+    let found = bench.cache(&names).find(&gems.key).expect("known");
+    assert_eq!(found.layers.len(), 1);
 }

@@ -244,3 +244,20 @@ fn what_is_here_is_compared_with_what_a_layer_says_of_itself() {
     let (built, _) = machine.build(&shelf, |_| {});
     assert_eq!(digests(&built), digests(&honest));
 }
+
+#[test]
+fn files_come_from_a_layer_of_any_compression() {
+    let (honest, shelf) = Machine::new().publish(|_| {});
+    let zstd = |engine: &mut Engine<'_>| {
+        engine.needs_bytes = true;
+        engine.compression = Compression::Zstd { level: 3 };
+    };
+    let (expected, _) = Machine::new().build(&Shelf::default(), zstd);
+    let (built, notices) = Machine::new().build(&shelf, zstd);
+    assert_eq!((digests(&built), notices), (digests(&expected), Vec::new()));
+    let mut fetched = shelf.fetched.lock().expect("fetched").clone();
+    fetched.sort();
+    let mut all = digests(&honest);
+    all.sort();
+    assert_eq!(fetched, all);
+}
