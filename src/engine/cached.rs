@@ -81,15 +81,20 @@ impl Engine<'_> {
         Ok(Some(found.output))
     }
 
-    /// What the cache has packed of a step's tree, as this build packs it first.
+    /// What the cache has packed of a step's tree, as this build packs it first. It is asked
+    /// now, and once, where the result was known here without it: by a record that has
+    /// outlived the files.
     pub(super) fn offered(&self, state: &State, step: &Step, tree: &Digest) -> Vec<(bool, Layer)> {
         let wanted = self.recipe(step).key(tree);
-        let offered = state.offered[self.index(&step.name)].get();
-        let mut offered: Vec<(bool, Layer)> = offered
-            .into_iter()
-            .flatten()
-            .map(|(recipe, layer)| (*recipe == wanted, layer.clone()))
-            .collect();
+        let index = self.index(&step.name);
+        let ask = || {
+            let cache = self.cache.filter(|_| !self.check && !self.store.has_tree(tree));
+            let found = cache.zip(state.keys[index].get()).and_then(|(cache, key)| cache.find(key));
+            found.filter(|found| found.output.tree == *tree).map(|found| found.layers)
+        };
+        let offered = state.offered[index].get_or_init(|| ask().unwrap_or_default());
+        let mut offered: Vec<(bool, Layer)> =
+            offered.iter().map(|(recipe, layer)| (*recipe == wanted, layer.clone())).collect();
         offered.sort_by_key(|(is_wanted, _)| !is_wanted);
         offered
     }

@@ -261,3 +261,29 @@ fn files_come_from_a_layer_of_any_compression() {
     all.sort();
     assert_eq!(fetched, all);
 }
+
+#[test]
+fn a_record_that_has_outlived_its_files() {
+    let (honest, shelf) = Machine::new().publish(|_| {});
+    let machine = Machine::new();
+    let (_, _) = machine.build(&shelf, |_| {});
+    shelf.asked.lock().expect("asked").clear();
+    let (built, notices) = machine.build(&shelf, bytes);
+    assert_eq!((digests(&built), notices), (digests(&honest), Vec::new()));
+    assert_eq!(shelf.fetched.lock().expect("fetched").len(), 2);
+    assert_eq!(shelf.asked.lock().expect("asked").len(), 2);
+    // An entry of another tree is none, and what is checked asks nobody.
+    for (says, check) in [(Digest::of(b"other"), false), (honest.made[0].tree, true)] {
+        let (_, mut shelf) = Machine::new().publish(|_| {});
+        let machine = Machine::new();
+        let (_, _) = machine.build(&shelf, |_| {});
+        shelf.entries.get_mut(&honest.made[0].key).expect("gems").output.tree = says;
+        let (built, _) = machine.build(&shelf, |engine| {
+            engine.needs_bytes = true;
+            engine.check = check;
+        });
+        assert_eq!(digests(&built), digests(&honest));
+        let fetched = shelf.fetched.lock().expect("fetched").clone();
+        assert!(!fetched.contains(&honest.layers[0].layer.digest), "{check}");
+    }
+}
