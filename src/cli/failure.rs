@@ -318,10 +318,14 @@ impl From<EngineError> for Failure {
                 if absent {
                     failure.advise("the version that forge.lock names has left the mirrors: `forge update` chooses newer ones")
                 } else {
-                    failure.advise("check the network and the mirrors (`forge doctor` shows which are used)")
+                    failure.advise(
+                        "check the network and the mirrors (`forge doctor` shows which are used)",
+                    )
                 }
             }
-            EngineError::NoMirror { .. } | EngineError::Download(_) => Failure::of(Kind::Network, &error),
+            EngineError::NoMirror { .. } | EngineError::Download(_) => {
+                Failure::of(Kind::Network, &error)
+            }
             EngineError::Base { ref source, .. } => super::base::failure(source.as_ref()),
             EngineError::NotDebian { .. } => Failure::of(Kind::Usage, &error)
                 .advise("take an image that is made from Debian, or leave the packages out"),
@@ -331,10 +335,11 @@ impl From<EngineError> for Failure {
             EngineError::Store(error) => error.into(),
             EngineError::Source(error) => error.into(),
             EngineError::Hint { .. } | EngineError::Panicked => Failure::of(Kind::Bug, &error),
-            EngineError::PinnedElsewhere { .. } => Failure::of(Kind::Usage, &error)
-                .advise("restore forge.lock from version control, or remove it to choose everything anew"),
+            EngineError::PinnedElsewhere { .. } => Failure::of(Kind::Usage, &error).advise(
+                "restore forge.lock from version control, or remove it to choose everything anew",
+            ),
             EngineError::Lost { .. } => Failure::of(Kind::App, &error)
-                .advise("the step is not reproducible: `forge build --check` shows where; `forge store gc` forgets the old result"),
+                .advise("the step is not reproducible: `forge build --check` shows what differs"),
             _ => Failure::of(Kind::App, &error),
         }
     }

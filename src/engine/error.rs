@@ -109,7 +109,8 @@ pub enum EngineError {
         /// The paths.
         differ: Vec<String>,
     },
-    /// A result that the store had lost came out differently when made again.
+    /// A result whose files were lost came out differently when made again. The build then
+    /// goes on with what it is now; here twice.
     #[error("step `{step}` was to give {expected} again, and gave {found}")]
     Lost {
         /// The step.

@@ -31,7 +31,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError, mpsc};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, mpsc};
 use std::thread;
 use std::time::Instant;
 
@@ -169,11 +169,30 @@ enum Done {
 }
 
 impl Engine<'_> {
-    /// Builds everything that the image needs.
+    /// Builds everything that the image needs. Where a result was known, and its step gives
+    /// another one when its files are made again, what is known of the steps above is of no
+    /// use: then all begins anew, with what is recorded now.
     ///
     /// # Errors
     /// The first failure; what was made before it stays in the store.
     pub fn build(&self) -> Result<Built, EngineError> {
+        let ran = Arc::new(AtomicUsize::new(0));
+        let mut lost = BTreeSet::new();
+        loop {
+            match self.walk(&ran) {
+                Err(EngineError::Lost { step, .. }) if !lost.contains(&step) => {
+                    self.events.notice(
+                        format!("`{step}` is not reproducible: made again, it gave something else; the build goes on with that"),
+                        Some("`forge build --check` shows what differs".to_owned()),
+                    );
+                    lost.insert(step);
+                }
+                other => return other,
+            }
+        }
+    }
+
+    fn walk(&self, ran: &Arc<AtomicUsize>) -> Result<Built, EngineError> {
         let state = State {
             trees: self.plan.steps.iter().map(|_| OnceLock::new()).collect(),
             chosen: self.plan.steps.iter().map(|_| OnceLock::new()).collect(),
@@ -182,7 +201,7 @@ impl Engine<'_> {
             offered: self.plan.steps.iter().map(|_| OnceLock::new()).collect(),
             said_by: self.plan.steps.iter().map(|_| OnceLock::new()).collect(),
             useless: Mutex::default(),
-            ran: AtomicUsize::new(0),
+            ran: Arc::clone(ran),
         };
         let mut schedule = Schedule::new(self.plan, self.jobs);
         let mut layers: BTreeMap<usize, Vec<Layer>> = BTreeMap::new();
@@ -227,8 +246,11 @@ impl Engine<'_> {
                     Err(error) => {
                         if failure.is_none() {
                             // What runs beside it cannot save the build; its
-                            // results so far stay.
-                            self.running.stop();
+                            // results so far stay. After another result than the
+                            // known one it is needed as before.
+                            if !matches!(error, EngineError::Lost { .. }) {
+                                self.running.stop();
+                            }
                             failure = Some(error);
                         }
                     }
@@ -264,7 +286,7 @@ impl Engine<'_> {
             .flatten()
             .collect();
         let made = self.made(&state);
-        Ok(Built { layers, trees, made, ran: state.ran.into_inner(), reused })
+        Ok(Built { layers, trees, made, ran: ran.load(Ordering::Relaxed), reused })
     }
 
     fn lock(&self) -> MutexGuard<'_, Lock> {
@@ -538,7 +560,11 @@ impl Engine<'_> {
             | Action::Take { .. } => match self.pinned(state, step)? {
                 Some(tree) => tree,
                 None if self.unpack_known(state, step, tree)? => *tree,
-                None => self.run(state, step, &name, &inputs)?,
+                // Who wanted the same files at the same time may have found out already.
+                None => match self.store.get::<Output>(Table::Outputs, &name)? {
+                    Some(now) if now.tree != *tree && self.store.has_tree(&now.tree) => now.tree,
+                    _ => self.run(state, step, &name, &inputs)?,
+                },
             },
         };
         if made == *tree {
@@ -569,7 +595,7 @@ struct State {
     /// Layers that were looked at, and were not what they should be.
     useless: Mutex<BTreeSet<Digest>>,
     /// How many steps have run, those included whose files the store had lost.
-    ran: AtomicUsize,
+    ran: Arc<AtomicUsize>,
 }
 
 impl State {

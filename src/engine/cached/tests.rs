@@ -287,3 +287,22 @@ fn a_record_that_has_outlived_its_files() {
         assert!(!fetched.contains(&honest.layers[0].layer.digest), "{check}");
     }
 }
+
+#[test]
+fn a_result_that_comes_out_otherwise() {
+    let (honest, mut shelf) = Machine::new().publish(|_| {});
+    let gems = &honest.made[0];
+    // What is known of the gems is another tree, which nobody has.
+    let entry = shelf.entries.get_mut(&gems.key).expect("gems");
+    entry.output.tree = Digest::of(b"another tree");
+    entry.layers.clear();
+    let machine = Machine::new();
+    let (built, notices) = machine.build(&shelf, |_| {});
+    assert_eq!(digests(&built), digests(&honest));
+    assert!(notices.len() == 1 && notices[0].contains("`gems` is not reproducible"), "{notices:?}");
+    // It is of this machine's making now, and so the cache gets it.
+    let found = built.made.iter().find(|made| made.step == "gems").expect("made");
+    assert_eq!((found.key, found.tree, &found.said_by), (gems.key, gems.tree, &None));
+    let (_, notices) = machine.build(&shelf, |_| {});
+    assert!(notices.is_empty(), "{notices:?}");
+}
