@@ -18,7 +18,7 @@ use crate::plan::recorded::{self, PathSet, PathSets};
 use crate::registry::{
     Descriptor, Entry, ImageEntry, Record, Recording, Reference, RegistryError, Repository,
 };
-use crate::store::Store;
+use crate::store::{Store, StoreError};
 
 /// What stands for no cache at all.
 const NONE: &str = "none";
@@ -57,16 +57,22 @@ pub(super) struct SharedCache<'a> {
     pub(super) store: &'a Store,
     pub(super) events: Events,
     read: Vec<Arc<Repository>>,
+    /// The first of those that are read.
     pub(super) write: Option<Arc<Repository>>,
     /// Whether results that are no layers of the image are written with their bytes.
     pub(super) all: bool,
     state: Mutex<State>,
 }
 
+/// Repository and key → its answer, also that it has nothing.
+pub(super) type Answers<R> = BTreeMap<(usize, Digest), Option<R>>;
+
 #[derive(Default)]
 pub(super) struct State {
     /// Repositories that are not asked again.
     failed: BTreeSet<usize>,
+    /// Those of them that did not even refuse.
+    silent: BTreeSet<usize>,
     /// Layer → the repositories that have it.
     held: BTreeMap<Digest, BTreeSet<usize>>,
     /// Held by who fetches a layer.
@@ -75,10 +81,10 @@ pub(super) struct State {
     pub(super) lost: BTreeSet<(Digest, usize)>,
     /// Layers that nobody could give although somebody was to have them.
     gone: BTreeSet<Digest>,
-    /// What the written repository has answered, by key.
-    pub(super) known: BTreeMap<Digest, Entry>,
-    /// The same of recordings, by weak key.
-    pub(super) recordings: BTreeMap<Digest, Recording>,
+    /// What repositories have answered.
+    pub(super) results: Answers<Entry>,
+    pub(super) recordings: Answers<Recording>,
+    pub(super) images: Answers<ImageEntry>,
 }
 
 impl<'a> SharedCache<'a> {
@@ -153,7 +159,9 @@ impl<'a> SharedCache<'a> {
         key: &Digest,
         settings: &Settings,
     ) -> Result<Option<(Image, String)>, ImageError> {
-        let Some((at, entry)) = self.entry::<ImageEntry>(key) else { return Ok(None) };
+        let Some((at, entry)) = self.first(key, |state| &mut state.images) else {
+            return Ok(None);
+        };
         let (repository, kept) = (self.read[at].to_string(), entry.kept.clone());
         let Some(image) = entry.image() else { return Ok(None) };
         let made = image::assemble(settings, image.layers.clone())?;
@@ -174,13 +182,19 @@ impl<'a> SharedCache<'a> {
     }
 
     /// Brings a layer into the store, for a push; says whether it did.
-    pub(super) fn bring(&self, image: &Image, digest: &Digest) -> bool {
+    ///
+    /// # Errors
+    /// The store cannot take it.
+    pub(super) fn bring(&self, image: &Image, digest: &Digest) -> Result<bool, StoreError> {
         let layer = image.layers.iter().find(|layer| layer.layer.digest == *digest);
-        let has = layer.is_some_and(|layer| self.fetch(&layer.layer, &mut |_| {}));
+        let has = match layer {
+            Some(layer) => self.fetch(&layer.layer, &mut |_| {})?,
+            None => false,
+        };
         if !has {
             self.state().gone.insert(*digest);
         }
-        has
+        Ok(has)
     }
 
     pub(super) fn state(&self) -> MutexGuard<'_, State> {
@@ -194,7 +208,16 @@ impl<'a> SharedCache<'a> {
         all.map(|(at, repository)| (at, &**repository)).collect()
     }
 
+    /// Whether the written repository has stopped answering. One that refuses to be read may
+    /// be written all the same.
+    pub(super) fn is_silent(&self) -> bool {
+        self.state().silent.contains(&0)
+    }
+
     fn failed(&self, at: usize, error: &RegistryError) {
+        if error.is_silence() {
+            self.state().silent.insert(at);
+        }
         if self.state().failed.insert(at) {
             let repository = &self.read[at];
             let advice = Failure::from(error).advice.into_iter().next();
@@ -203,10 +226,29 @@ impl<'a> SharedCache<'a> {
         }
     }
 
+    /// What a repository has under a key. It is asked once.
+    pub(super) fn look<R: Record + Clone>(
+        &self,
+        at: usize,
+        key: &Digest,
+        answers: fn(&mut State) -> &mut Answers<R>,
+    ) -> Result<Option<R>, RegistryError> {
+        if let Some(known) = answers(&mut self.state()).get(&(at, *key)) {
+            return Ok(known.clone());
+        }
+        let found: Option<R> = self.read[at].entry(key)?;
+        answers(&mut self.state()).insert((at, *key), found.clone());
+        Ok(found)
+    }
+
     /// The first entry of that key. What is no entry is a miss.
-    fn entry<R: Record>(&self, key: &Digest) -> Option<(usize, R)> {
-        for (at, repository) in self.asked() {
-            match repository.entry(key) {
+    fn first<R: Record + Clone>(
+        &self,
+        key: &Digest,
+        answers: fn(&mut State) -> &mut Answers<R>,
+    ) -> Option<(usize, R)> {
+        for (at, _) in self.asked() {
+            match self.look(at, key, answers) {
                 Ok(Some(entry)) => return Some((at, entry)),
                 Ok(None) => {}
                 Err(error) => self.failed(at, &error),
@@ -272,14 +314,10 @@ impl<'a> SharedCache<'a> {
 
 impl Cache for SharedCache<'_> {
     fn find(&self, key: &Digest) -> Option<Found> {
-        let (at, entry) = self.entry::<Entry>(key)?;
+        let (at, entry) = self.first(key, |state| &mut state.results)?;
         let mut state = self.state();
         for (_, layer) in &entry.layers {
             state.held.entry(layer.digest).or_default().insert(at);
-        }
-        // The written one is the first of those that are read.
-        if at == 0 && self.write.is_some() {
-            state.known.insert(*key, entry.clone());
         }
         let said_by = Some(self.read[at].to_string());
         let output = Output { step: entry.step, tree: entry.tree, said_by };
@@ -288,12 +326,9 @@ impl Cache for SharedCache<'_> {
 
     fn recorded(&self, weak: &Digest) -> PathSets {
         let mut sets = PathSets::default();
-        for (at, repository) in self.asked() {
-            match repository.entry::<Recording>(weak) {
+        for (at, _) in self.asked() {
+            match self.look(at, weak, |state| &mut state.recordings) {
                 Ok(Some(recording)) => {
-                    if at == 0 && self.write.is_some() {
-                        self.state().recordings.insert(*weak, recording.clone());
-                    }
                     let new = recording.sets.into_iter().map(PathSet);
                     sets.sets.extend(new.take(recorded::MOST));
                 }
@@ -308,12 +343,12 @@ impl Cache for SharedCache<'_> {
         self.holder(layer).is_some()
     }
 
-    fn fetch(&self, layer: &Layer, progress: &mut dyn FnMut(u64)) -> bool {
+    fn fetch(&self, layer: &Layer, progress: &mut dyn FnMut(u64)) -> Result<bool, StoreError> {
         // Two steps may want the same files at once.
         let turn = Arc::clone(self.state().fetching.entry(layer.digest).or_default());
         let _turn = turn.lock().unwrap_or_else(PoisonError::into_inner);
-        if matches!(self.store.blob_size(&layer.digest), Ok(Some(size)) if size == layer.size) {
-            return true;
+        if self.store.blob_size(&layer.digest)? == Some(layer.size) {
+            return Ok(true);
         }
         let blob = Descriptor {
             media_type: layer.compression.media_type().to_owned(),
@@ -323,12 +358,18 @@ impl Cache for SharedCache<'_> {
         let mut next = self.holder(layer);
         while let Some(at) = next {
             next = match self.read[at].fetch_blob(&blob, self.store, progress) {
-                Ok(()) => return true,
+                Ok(()) => return Ok(true),
+                // That is this machine's disk, and the next registry would not find it better.
+                Err(RegistryError::Store(error)) => return Err(error),
+                Err(error) if error.is_silence() => {
+                    self.failed(at, &error);
+                    self.holder(layer)
+                }
                 // One blob that is lost does not make the others so.
                 Err(error) => self.missed(layer, at, &with_causes(&error)),
             };
         }
-        false
+        Ok(false)
     }
 }
 

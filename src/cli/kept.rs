@@ -106,8 +106,11 @@ impl App {
         let elsewhere = self.elsewhere(image, events)?;
         for layer in layers {
             let is_here = self.store.blob_size(&layer.layer.digest)? == Some(layer.layer.size);
-            let fetch = |cache: &SharedCache<'_>| cache.fetch(&layer.layer, &mut |_| {});
-            if !is_here && !elsewhere.as_ref().is_some_and(fetch) {
+            let came = match &elsewhere {
+                Some(cache) if !is_here => cache.fetch(&layer.layer, &mut |_| {})?,
+                _ => is_here,
+            };
+            if !came {
                 return Err(gone(&layer.name));
             }
         }

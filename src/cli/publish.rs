@@ -52,6 +52,10 @@ impl SharedCache<'_> {
         pack: &Pack<'_>,
     ) {
         let Some(repository) = &self.write else { return };
+        if self.is_silent() {
+            // That was told, and it would be waited for once more with each result.
+            return;
+        }
         let mut from = Vec::new();
         for other in pushed.iter().filter(|other| other.host == repository.host()) {
             if other.repository != repository.name() && !from.contains(&other.repository) {
@@ -70,6 +74,9 @@ impl SharedCache<'_> {
         let own: Vec<&Made> = made.iter().filter(is_own).collect();
         let is_all_own = own.len() == made.len();
         let done = pool.install(|| {
+            if is_all_own && self.has_all(&own, image)? {
+                return Ok(0);
+            }
             let write = |made: &&Made| self.write_result(&target, made, pack);
             let results = own.par_iter().with_max_len(1).map(write);
             let results = results.try_reduce(|| 0, |one, other| Ok(one + other))?;
@@ -98,6 +105,38 @@ impl SharedCache<'_> {
         }
     }
 
+    /// Whether the image is there, which is written last, and nothing is known to be missing.
+    fn has_all(&self, made: &[&Made], image: (&Digest, &Image)) -> Result<bool, RegistryError> {
+        if !self.has_image(image)? {
+            return Ok(false);
+        }
+        // What was not looked up was not needed, and is there since the image is.
+        let is_there = |made: &&Made| {
+            let known = self.state().results.get(&(0, made.key)).cloned();
+            let result =
+                known.is_none_or(|known| known.is_some_and(|known| self.is_whole(made, &known)));
+            let recorded = made.recorded.as_ref();
+            result
+                && recorded.is_none_or(|recorded| {
+                    let state = self.state();
+                    let known = state.recordings.get(&(0, recorded.weak));
+                    known.is_none_or(|known| {
+                        known.as_ref().is_some_and(|known| known.sets.contains(&recorded.read.0))
+                    })
+                })
+        };
+        Ok(made.iter().all(is_there))
+    }
+
+    fn has_image(&self, (key, image): (&Digest, &Image)) -> Result<bool, RegistryError> {
+        let known = self.look(0, key, |state| &mut state.images)?;
+        let state = self.state();
+        Ok(known.is_some_and(|known| {
+            known.manifest.as_bytes() == image.manifest
+                && !known.kept.iter().any(|digest| state.lost.contains(&(*digest, 0)))
+        }))
+    }
+
     /// Writes one result, and what it was made with; says how many results were written.
     fn write_result(
         &self,
@@ -120,11 +159,7 @@ impl SharedCache<'_> {
         step: &str,
         recorded: &Recorded,
     ) -> Result<(), RegistryError> {
-        let known = self.state().recordings.get(&recorded.weak).cloned();
-        let known: Option<Recording> = match known {
-            Some(known) => Some(known),
-            None => target.repository.entry(&recorded.weak)?,
-        };
+        let known = self.look(0, &recorded.weak, |state| &mut state.recordings)?;
         let sets = known.into_iter().flat_map(|known| known.sets).map(PathSet).collect();
         let mut sets = PathSets { sets };
         // One that is known need not come first: that would be a request of each build.
@@ -156,11 +191,7 @@ impl SharedCache<'_> {
         made: &Made,
         pack: &Pack<'_>,
     ) -> Result<usize, RegistryError> {
-        let known = self.state().known.get(&made.key).cloned();
-        let known = match known {
-            Some(known) => Some(known),
-            None => target.repository.entry(&made.key)?,
-        };
+        let known = self.look(0, &made.key, |state| &mut state.results)?;
         if known.as_ref().is_some_and(|known| self.is_whole(made, known)) {
             return Ok(0);
         }
@@ -218,12 +249,7 @@ impl SharedCache<'_> {
         target: &Target<'_>,
         (key, image): (&Digest, &Image),
     ) -> Result<(), RegistryError> {
-        let known: Option<ImageEntry> = target.repository.entry(key)?;
-        let lost = self.state().lost.clone();
-        if known.is_some_and(|known| {
-            known.manifest.as_bytes() == image.manifest
-                && !known.kept.iter().any(|digest| lost.contains(&(*digest, 0)))
-        }) {
+        if self.has_image((key, image))? {
             return Ok(());
         }
         let mut kept = Vec::new();

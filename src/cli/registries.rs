@@ -80,8 +80,10 @@ impl App {
                 Some(base) if base.layers().any(|layer| layer == *digest) => {
                     base.bring(self, digest)
                 }
-                _ if cache.is_some_and(|cache| cache.bring(image, digest)) => Ok(()),
-                _ => Err(Box::from("nobody has it")),
+                _ => match cache.map(|cache| cache.bring(image, digest)).transpose()? {
+                    Some(true) => Ok(()),
+                    _ => Err(Box::from("nobody has it")),
+                },
             };
             let push = Push {
                 image,

@@ -14,7 +14,7 @@ use crate::event::{Event, with_causes};
 use crate::layer::{Layer, Packed, unpack_tree};
 use crate::plan::recorded::PathSets;
 use crate::plan::{Action, Step};
-use crate::store::Table;
+use crate::store::{StoreError, Table};
 
 /// A cache that machines share. Failures are misses; it tells of them itself.
 pub trait Cache: Sync {
@@ -30,7 +30,10 @@ pub trait Cache: Sync {
 
     /// Brings the bytes of a layer into the store; says whether it did. `progress` is
     /// told how many have come.
-    fn fetch(&self, layer: &Layer, progress: &mut dyn FnMut(u64)) -> bool;
+    ///
+    /// # Errors
+    /// The store cannot take them, which is no loss of the cache's.
+    fn fetch(&self, layer: &Layer, progress: &mut dyn FnMut(u64)) -> Result<bool, StoreError>;
 }
 
 /// A result that another machine has published.
@@ -167,7 +170,7 @@ impl Engine<'_> {
         let (step, total) = (step.to_owned(), layer.size);
         let came = cache.fetch(layer, &mut |done| {
             self.events.send(Event::Download { step: step.clone(), done, total });
-        });
+        })?;
         if came {
             self.events.send(Event::Fetched { step, bytes: total });
         }
@@ -194,8 +197,9 @@ impl Engine<'_> {
             .steps
             .iter()
             .enumerate()
-            // The layers of a base image are in its own registry.
-            .filter(|(_, step)| !matches!(step.action, Action::Image { .. }))
+            // The layers of a base image are in its own registry, and forge.lock has what is
+            // pinned: nobody asks a cache for these.
+            .filter(|(_, step)| !step.pinned && !matches!(step.action, Action::Image { .. }))
             .filter_map(|(index, step)| {
                 let of_image = self.plan.image.layers.iter().any(|layer| layer.step == step.name);
                 let tree = *state.trees[index].get()?;

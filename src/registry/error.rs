@@ -181,6 +181,15 @@ pub enum RegistryError {
     Store(#[from] StoreError),
 }
 
+impl RegistryError {
+    /// Whether there was no answer, or none to its end, however often it was asked for: the
+    /// next question would take as long.
+    #[must_use]
+    pub fn is_silence(&self) -> bool {
+        matches!(self, RegistryError::Unreachable { .. } | RegistryError::Broken { .. })
+    }
+}
+
 /// What a request is for, and so what a token must allow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Right {

@@ -9,7 +9,7 @@ use crate::engine::Made;
 use crate::event::Event;
 use crate::image::{ImageLayer, MediaTypes};
 use crate::layer::Compression;
-use crate::registry::fake::{Content, Fake};
+use crate::registry::fake::{Answer, Content, Fake};
 use crate::registry::{Access, Credentials, Pace, Settings as Registries};
 
 type Kept = Arc<Mutex<Content>>;
@@ -200,7 +200,7 @@ fn a_layer_comes_from_whoever_has_it() {
     let cache = bench.cache(&names[..2]);
     cache.expect(&image(&[("gems", &gems)]));
     assert!(cache.holds(&gems) && cache.lost() == 0);
-    assert!(!cache.fetch(&gems, &mut |_| {}));
+    assert!(!cache.fetch(&gems, &mut |_| {}).expect("a store"));
     assert!(!cache.holds(&gems) && cache.lost() == 1);
     assert!(cache.doubted(&fake.host) == BTreeSet::from([gems.digest]));
     assert!(cache.doubted("other.example").is_empty());
@@ -219,7 +219,7 @@ fn a_layer_comes_from_whoever_has_it() {
         } else {
             cache.state().held.insert(gems.digest, BTreeSet::from([0]));
         }
-        assert!(cache.fetch(&gems, &mut |_| {}));
+        assert!(cache.fetch(&gems, &mut |_| {}).expect("a store"));
         assert_eq!(cache.lost(), 0);
         assert_eq!(bench.store.read_blob(&gems.digest).expect("there"), b"gems");
     }
@@ -245,4 +245,88 @@ fn entries_have_the_layers_of_all_compressions() {
     cache.write_all(&[(Made { packing: recipe(&two), ..gems.clone() }, &two)]);
     let found = bench.cache(&names).find(&gems.key).expect("known");
     assert_eq!(found.layers.len(), 1);
+}
+
+#[test]
+fn a_registry_that_falls_silent() {
+    let (kept, bench) = (Kept::default(), Bench::new());
+    let fake = plain(&kept);
+    let (gems, app) = (bench.layer("gems"), bench.layer("app"));
+    let both = [(made("gems", &gems), &gems), (made("app", &app), &app)];
+    bench.cache(&[name(&fake, "cache")]).write_all(&both);
+
+    let bench = Bench::new();
+    let silent = |request: &str| {
+        let request = request.to_owned();
+        Fake::registry(
+            &kept,
+            move |asked| (asked.kind() == request).then(|| Answer::hang_up(0)),
+            |_, answer| answer,
+        )
+    };
+    let fake = silent("GET blobs");
+    let cache = bench.cache(&[name(&fake, "cache")]);
+    assert!(cache.find(&key("gems")).is_some() && cache.find(&key("app")).is_some());
+    assert!(!cache.fetch(&gems, &mut |_| {}).expect("a store"));
+    // It was waited for once: not for the next layer, nor for what was made anew.
+    let before = fake.seen().len();
+    assert!(!cache.fetch(&app, &mut |_| {}).expect("a store"));
+    assert_eq!(cache.find(&key("other")), None);
+    cache.write_all(&both);
+    assert_eq!(fake.seen().len(), before);
+    let notices = bench.notices();
+    assert!(notices.len() == 1 && notices[0].contains("is not used"), "{notices:?}");
+}
+
+#[test]
+fn who_may_not_read_may_write() {
+    let (kept, bench) = (Kept::default(), Bench::new());
+    let fake = Fake::registry(
+        &kept,
+        |asked| (asked.kind() == "GET manifests" && asked.nth == 0).then(|| Answer::status(403)),
+        |_, answer| answer,
+    );
+    let gems = bench.layer("gems");
+    let cache = bench.cache(&[name(&fake, "cache")]);
+    assert_eq!(cache.find(&key("gems")), None);
+    cache.write_all(&[(made("gems", &gems), &gems)]);
+    assert_eq!(tags(&kept, "cache"), 2);
+}
+
+#[test]
+fn a_full_disk_is_no_loss() {
+    let (kept, bench) = (Kept::default(), Bench::new());
+    let fake = plain(&kept);
+    let gems = layer(Digest::of(b"gems"), "gems");
+    let blob = ("cache".to_owned(), gems.digest.to_string());
+    kept.lock().expect("kept").blobs.insert(blob, b"gems".to_vec());
+    let cache = bench.cache(&[name(&fake, "cache")]);
+    std::fs::remove_dir_all(bench.store.root().join("tmp")).expect("removed");
+    assert!(cache.fetch(&gems, &mut |_| {}).is_err());
+    assert!(cache.lost() == 0 && cache.holds(&gems) && bench.notices().is_empty());
+}
+
+#[test]
+fn nothing_is_asked_twice() {
+    let (kept, bench) = (Kept::default(), Bench::new());
+    let fake = plain(&kept);
+    let names = [name(&fake, "cache")];
+    let gems = bench.layer("gems");
+    let all = [(made("gems", &gems), &gems)];
+    let cache = bench.cache(&names);
+    assert_eq!(cache.find(&key("gems")), None);
+    assert_eq!(cache.image(&key("image"), &settings()).expect("an answer"), None);
+    cache.write_all(&all);
+    assert_eq!((fake.kind("GET manifests"), fake.kind("PUT manifests")), (2, 2));
+    // All is there: the image says so.
+    let before = fake.seen().len();
+    bench.cache(&names).write_all(&all);
+    assert_eq!(fake.kinds()[before..], ["GET manifests"]);
+    // But not when something is known to be missing.
+    let tag = ("cache".to_owned(), format!("forge-1-{}", key("gems").hex()));
+    kept.lock().expect("kept").manifests.remove(&tag);
+    let cache = bench.cache(&names);
+    assert_eq!(cache.find(&key("gems")), None);
+    cache.write_all(&all);
+    assert!(bench.cache(&names).find(&key("gems")).is_some());
 }

@@ -14,7 +14,7 @@ use crate::plan::tests::step;
 use crate::plan::{ImageRecipe, LayerRecipe, MadeFile, Plan};
 use crate::sandbox::Running;
 use crate::source::{IgnoredConfig, Rules, Snapshot};
-use crate::store::Store;
+use crate::store::{Store, StoreError};
 use std::collections::BTreeMap;
 use std::sync::Mutex;
 
@@ -44,10 +44,10 @@ impl Cache for Beside<'_> {
         self.0.blobs.contains_key(&layer.digest)
     }
 
-    fn fetch(&self, layer: &Layer, _: &mut dyn FnMut(u64)) -> bool {
-        let Some(bytes) = self.0.blobs.get(&layer.digest) else { return false };
+    fn fetch(&self, layer: &Layer, _: &mut dyn FnMut(u64)) -> Result<bool, StoreError> {
+        let Some(bytes) = self.0.blobs.get(&layer.digest) else { return Ok(false) };
         self.0.fetched.lock().expect("fetched").push(layer.digest);
-        self.1.write_blob(bytes).expect("stored") == layer.digest
+        Ok(self.1.write_blob(bytes)? == layer.digest)
     }
 }
 
@@ -305,4 +305,13 @@ fn a_result_that_comes_out_otherwise() {
     assert_eq!((found.key, found.tree, &found.said_by), (gems.key, gems.tree, &None));
     let (_, notices) = machine.build(&shelf, |_| {});
     assert!(notices.is_empty(), "{notices:?}");
+}
+
+#[test]
+fn what_is_pinned_is_in_the_lock() {
+    let mut machine = Machine::new();
+    machine.plan.steps[1].pinned = true;
+    let (built, _) = machine.build(&Shelf::default(), |_| {});
+    let made: Vec<&str> = built.made.iter().map(|made| made.step.as_str()).collect();
+    assert_eq!(made, ["app"]);
 }
