@@ -146,6 +146,41 @@ fn early_cutoff() {
 }
 
 #[test]
+fn a_lost_result_that_comes_out_otherwise() {
+    let own_store = folder("store");
+    let forge = Forge::new(&own_store);
+    let steps = |comment: &str| {
+        format!(
+            "[[step]]\nname = \"first\"\nabout = \"\"\nroot = [\"base\"]\noutputs = [\"first\"]\n\
+             command = [\"sh\", \"-c\", \"mkdir /first; date +%s%N > /first/x\"]\n\
+             [[step]]\nname = \"second\"\nabout = \"\"\nroot = [\"base\", \"first\"]\noutputs = [\"second\"]\nin_image = true\n\
+             command = [\"sh\", \"-c\", \"cp -r /first /second # {comment}\"]\n"
+        )
+    };
+    let app = with_step("lost", &steps("one"));
+    let digest = forge.build(&app, &[]);
+    // What the first step gave is known then, and its files are gone.
+    assert!(forge.run(&["store", "gc"]).status.success());
+    let changed = with_step("lost", &steps("two"));
+    let path = ".forge/buildpacks/own.toml";
+    fs::copy(changed.join(path), app.join(path)).unwrap();
+    give(&app);
+    let events = forge.events(&app, &[]);
+    let last = events.last().unwrap();
+    assert_eq!(last["event"], "finished", "{last}");
+    assert_ne!(last["digest"], digest.as_str());
+    assert_eq!(ran(&events), ["first", "second"]);
+    let notices: Vec<&serde_json::Value> =
+        events.iter().filter(|event| event["event"] == "notice").collect();
+    let told = |notice: &&serde_json::Value| {
+        notice["text"].as_str().unwrap().contains("`first` is not reproducible")
+    };
+    assert_eq!(notices.iter().copied().filter(told).count(), 1, "{notices:?}");
+    // And so it stays.
+    assert_eq!(ran(&forge.events(&app, &[])), Vec::<String>::new());
+}
+
+#[test]
 fn gc_and_damage() {
     let (own_store, app) = (folder("store"), with_step("gc", &SLOW.replace("sleep 3", "true")));
     let forge = Forge::new(&own_store);
