@@ -40,6 +40,8 @@ pub(super) struct Recalled {
     pub(super) from: Known,
     strong: Digest,
     read: PathSet,
+    /// Whether it is found so for the first time: the app's files are others.
+    is_new: bool,
 }
 
 impl Traced {
@@ -88,7 +90,8 @@ impl Engine<'_> {
         let keyed = |set: &PathSet| Some((strong_key(weak, set, app)?, set.clone()));
         for (strong, read) in local.sets.iter().filter_map(keyed) {
             if let Some(output) = self.store.get::<Output>(Table::Outputs, &strong)? {
-                let found = Recalled { tree: output.tree, from: Known::Store, strong, read };
+                let (tree, from) = (output.tree, Known::Store);
+                let found = Recalled { tree, from, strong, read, is_new: true };
                 return self.note_recalled(step, traced, key, found).map(Some);
             }
         }
@@ -97,7 +100,8 @@ impl Engine<'_> {
         let unknown = shared.sets.iter().filter(|set| !local.sets.contains(set));
         for (strong, read) in local.sets.iter().chain(unknown).filter_map(keyed) {
             if let Some(tree) = self.ask_cache(&strong)? {
-                let found = Recalled { tree, from: Known::Cache, strong, read };
+                let from = Known::Cache;
+                let found = Recalled { tree, from, strong, read, is_new: true };
                 return self.note_recalled(step, traced, key, found).map(Some);
             }
         }
@@ -129,7 +133,8 @@ impl Engine<'_> {
             let Some(strong) = strong_key(weak, &read, app) else { continue };
             let output: Option<Output> = self.store.get(Table::Outputs, &strong)?;
             if output.is_some_and(|output| output.tree == *tree) {
-                return Ok(Some(Recalled { tree: *tree, from: Known::Store, strong, read }));
+                let (tree, from) = (*tree, Known::Store);
+                return Ok(Some(Recalled { tree, from, strong, read, is_new: false }));
             }
         }
         Ok(None)
@@ -146,8 +151,9 @@ impl Engine<'_> {
         inputs: &[Digest],
         recalled: Recalled,
     ) -> Result<(Digest, Known), EngineError> {
-        let Recalled { tree, mut from, strong, .. } = recalled;
+        let Recalled { tree, mut from, strong, is_new, .. } = recalled;
         self.note_reads(state, step, traced, recalled);
+        self.note_found(state, step, is_new)?;
         // The same results on each machine, and no chance in it.
         if strong.bucket(100) < u64::from(self.verify) {
             self.verify_reused(state, step, [key, &strong], inputs, &tree)?;
@@ -222,7 +228,12 @@ impl Engine<'_> {
         let Some(strong) = strong_key(&traced.weak, &read, &traced.app) else { return Ok(()) };
         self.store.put(Table::Outputs, &strong, &Output { step: step.name.clone(), tree })?;
         self.add_path_set(traced, &read)?;
-        self.note_reads(state, step, traced, Recalled { tree, from: Known::Ran, strong, read });
+        self.note_reads(
+            state,
+            step,
+            traced,
+            Recalled { tree, from: Known::Ran, strong, read, is_new: true },
+        );
         Ok(())
     }
 

@@ -8,7 +8,7 @@ use rustix::process::Signal;
 use crate::support::{Forge, Server, app, example, folder, give, ran, text, wait, warm, warm_lock};
 
 #[test]
-fn an_edit_runs_what_reads_it_by_declaration() {
+fn an_edit_runs_what_reads_it() {
     let (store, _, digest) = warm();
     let forge = Forge::new(store);
     let app = example("django-logbook");
