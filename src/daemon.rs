@@ -4,13 +4,17 @@
 //! - What is sent is the archive that `docker load` reads, as it is made
 //!   (Docker Engine API, "Import images", `POST /images/load`).
 //! - The engine reports failures in an answer that begins well: its stream is read to the end.
+//! - Whether anybody speaks at all is asked first ("Ping", `GET /_ping`), with a limit. The load
+//!   itself has none: the engine's answer begins when the whole image is on its disk, which takes
+//!   as long as the image is large and the disk slow; no number tells that from standing still.
 
 use std::io::{self, BufRead, BufReader};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::thread;
+use std::time::Duration;
 
-use reqwest::blocking::Body;
+use reqwest::blocking::{Body, Client};
 use serde::Deserialize;
 use thiserror::Error;
 
@@ -21,6 +25,9 @@ use crate::store::Store;
 
 /// Where the engine listens when nothing else is said.
 pub const SOCKET: &str = "/var/run/docker.sock";
+/// How long an engine may take for a ping, which it answers at once: enough for a machine that
+/// is short of everything.
+const PATIENCE: Duration = Duration::from_secs(30);
 /// What of an answer that is no JSON is shown.
 const SHOWN: usize = 300;
 
@@ -36,13 +43,29 @@ pub enum DaemonError {
         /// What the system said.
         source: io::Error,
     },
-    /// The conversation broke.
-    #[error("could not load the image into Docker at `{}`", socket.display())]
+    /// Somebody listens, and does not answer a ping.
+    #[error("Docker at `{}` does not answer", socket.display())]
+    Silent {
+        /// The socket.
+        socket: PathBuf,
+        /// What went wrong.
+        source: reqwest::Error,
+    },
+    /// The conversation broke before an answer came.
+    #[error("could not load the image into Docker at `{}`: the connection broke without an answer", socket.display())]
     Broken {
         /// The socket.
         socket: PathBuf,
         /// What went wrong.
         source: reqwest::Error,
+    },
+    /// The answer began and did not come to its end.
+    #[error("could not read to its end what Docker at `{}` says of the image", socket.display())]
+    CutOff {
+        /// The socket.
+        socket: PathBuf,
+        /// What went wrong.
+        source: io::Error,
     },
     /// The engine said no.
     #[error("Docker at `{}` did not load the image: {message}", socket.display())]
@@ -84,8 +107,13 @@ pub fn load(
     UnixStream::connect(socket).map_err(unreachable)?;
     let broken = |source| DaemonError::Broken { socket: socket.to_owned(), source };
     let refused = |message: String| DaemonError::Refused { socket: socket.to_owned(), message };
+    let cut_off = |source| DaemonError::CutOff { socket: socket.to_owned(), source };
     let client = client_for_socket(socket)?;
-    let (reader, mut writer) = io::pipe().map_err(unreachable)?;
+    ping(&client, socket, PATIENCE)?;
+    let (reader, mut writer) = io::pipe().map_err(|source| {
+        let (action, path) = ("make a pipe to", socket.to_owned());
+        DaemonError::Image(ImageError::Io { action, path, source })
+    })?;
     let (written, answer) = thread::scope(|scope| {
         let written = scope.spawn(move || {
             archive::write_into(image, store, &mut writer, Kind::Docker, names, socket)
@@ -108,7 +136,7 @@ pub fn load(
     let status = answer.status();
     let mut said = String::new();
     for line in BufReader::new(answer).lines() {
-        let line = line.map_err(unreachable)?;
+        let line = line.map_err(cut_off)?;
         match serde_json::from_str(&line) {
             Ok(Line { error: Some(error), .. }) => return Err(refused(error)),
             Ok(Line { message: Some(message), .. }) => return Err(refused(message)),
@@ -120,6 +148,18 @@ pub fn load(
         return Err(refused(format!("{status} {said}").trim_end().to_owned()));
     }
     Ok(said.trim_end().to_owned())
+}
+
+/// Whether the engine answers anything: not all that load images know this question.
+fn ping(client: &Client, socket: &Path, patience: Duration) -> Result<(), DaemonError> {
+    client
+        .get("http://docker/_ping")
+        // The load has a connection of its own, which nobody has had time to close.
+        .header("Connection", "close")
+        .timeout(patience)
+        .send()
+        .map(drop)
+        .map_err(|source| DaemonError::Silent { socket: socket.to_owned(), source })
 }
 
 #[cfg(test)]
@@ -141,9 +181,13 @@ mod tests {
         let socket = folder.path().join("socket");
         let listener = UnixListener::bind(&socket).expect("a socket");
         thread::spawn(move || {
-            // The first connection only asks whether anybody listens.
+            // The first connection only asks whether anybody listens, the second whether he speaks.
             let mut connections = listener.incoming();
             drop(connections.next());
+            let mut ping = connections.next().expect("a ping").expect("a connection");
+            let _request = ping.read(&mut [0; 1024]).expect("reads");
+            ping.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nOK").expect("writes");
+            drop(ping);
             let mut stream = connections.next().expect("one more").expect("a connection");
             let mut rest = read;
             let mut buffer = [0; 65536];
@@ -200,6 +244,29 @@ mod tests {
             matches!(error, DaemonError::Refused { .. } | DaemonError::Broken { .. }),
             "{error:?}"
         );
+    }
+
+    #[test]
+    fn an_answer_that_is_cut_off() {
+        let begun = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n";
+        let error = load_into(begun, usize::MAX).expect_err("cut off");
+        assert!(matches!(error, DaemonError::CutOff { .. }), "{error:?}");
+        let error = load_into("", usize::MAX).expect_err("no answer");
+        assert!(matches!(error, DaemonError::Broken { .. }), "{error:?}");
+    }
+
+    #[test]
+    fn somebody_listens_and_says_nothing() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let socket = folder.path().join("socket");
+        // Connections are accepted by the system, and wait.
+        let listener = UnixListener::bind(&socket).expect("a socket");
+        let client = client_for_socket(&socket).expect("a client");
+        let error = ping(&client, &socket, Duration::from_millis(50)).expect_err("silence");
+        assert!(matches!(&error, DaemonError::Silent { source, .. } if source.is_timeout()));
+        thread::spawn(move || listener.incoming().for_each(drop));
+        let error = ping(&client, &socket, PATIENCE).expect_err("hangs up");
+        assert!(matches!(&error, DaemonError::Silent { source, .. } if !source.is_timeout()));
     }
 
     #[test]

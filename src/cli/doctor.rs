@@ -38,15 +38,15 @@ pub(super) fn doctor(common: &Common) -> Result<ExitCode, Failure> {
             Mode::Chroot => "chroot",
         };
         match &probed.result {
-            Ok(traces) if chosen.is_none() => {
-                chosen = Some(mode);
-                let _written = writeln!(text, "sandbox     {name}: works, and is used");
-                let told =
-                    if *traces { "told" } else { "not told: the disk keeps no access times" };
-                let _written = writeln!(text, "reads       which files a step reads is {told}");
-            }
-            Ok(_) => {
-                let _written = writeln!(text, "sandbox     {name}: works");
+            Ok(traces) => {
+                let used = if chosen.is_none() { ", and is used" } else { "" };
+                let blind = if *traces {
+                    ""
+                } else {
+                    ", without telling what a step reads: the disk keeps no access times"
+                };
+                chosen.get_or_insert(mode);
+                let _written = writeln!(text, "sandbox     {name}: works{used}{blind}");
             }
             Err(problem) => {
                 let _written = writeln!(text, "sandbox     {name}: {problem}");

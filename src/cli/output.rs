@@ -88,17 +88,27 @@ fn docker_socket() -> Result<PathBuf, Failure> {
     }
 }
 
-/// What to do about a daemon that cannot be reached.
+/// What to do about a daemon that cannot be reached, or hangs up.
 impl From<DaemonError> for Failure {
     fn from(error: DaemonError) -> Failure {
         let failure = Failure::of(Kind::Network, &error);
-        let DaemonError::Unreachable { source, .. } = error else { return failure };
-        failure.advise(match source.kind() {
-            ErrorKind::PermissionDenied => {
-                "the socket is not for this user: become a member of the group that owns it (`docker`), or write `--output docker-archive:FILE`"
+        match error {
+            DaemonError::Unreachable { source, .. }
+                if source.kind() == ErrorKind::PermissionDenied =>
+            {
+                failure.advise("the socket is not for this user: become a member of the group that owns it (`docker`), or write `--output docker-archive:FILE`")
             }
-            _ => "is Docker running? DOCKER_HOST or `--output docker-daemon:PATH` names another socket; `--output docker-archive:FILE` needs none",
-        })
+            DaemonError::Unreachable { .. } => {
+                failure.advise("is Docker running? DOCKER_HOST or `--output docker-daemon:PATH` names another socket; `--output docker-archive:FILE` needs none")
+            }
+            DaemonError::Silent { .. } => {
+                failure.advise("is it Docker's socket, and does `docker version` answer? If not, restart Docker; `--output docker-archive:FILE` needs none")
+            }
+            DaemonError::Broken { .. } | DaemonError::CutOff { .. } => {
+                failure.advise("Docker may have been restarted, or may have no memory or disk left: its own log says (`journalctl -u docker`); `docker images` shows whether the image is there. Then build again, which only loads it again")
+            }
+            _ => failure,
+        }
     }
 }
 

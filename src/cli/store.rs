@@ -2,7 +2,6 @@
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
-use std::fs;
 use std::process::ExitCode;
 
 use clap::Subcommand;
@@ -90,16 +89,7 @@ fn verify(store: &Store, repair: bool) -> Result<ExitCode, Failure> {
     for found in &damage {
         let _written = writeln!(text, "{}: {}", found.path.display(), found.problem);
         if repair {
-            let list = found.path.with_extension("tree");
-            let removed = if found.path.is_dir() {
-                // Without its list the tree counts as absent.
-                fs::remove_file(&list).and_then(|()| fs::remove_dir_all(&found.path))
-            } else {
-                fs::remove_file(&found.path)
-            };
-            removed.map_err(|error| {
-                Failure::usage(format!("could not remove `{}`: {error}", found.path.display()))
-            })?;
+            store.remove_damaged(found)?;
         }
     }
     let end = match (damage.len(), repair) {

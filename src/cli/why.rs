@@ -40,11 +40,9 @@ pub(super) fn why(common: &Common, arguments: &WhyArguments) -> Result<ExitCode,
             Ok(app.store.get(Table::Runs, &run_key(&folder, &step.name))?)
         };
         let Some(run) = last(step)? else {
-            return Err(Failure::usage(format!(
-                "step `{}` has not run for this folder on this machine",
-                step.name
-            ))
-            .advise("a result that another machine or another folder has made was reused, or the app was not built yet"));
+            let what = format!("the app was not built with step `{}` on this machine", step.name);
+            return Err(Failure::usage(what)
+                .advise(format!("build it: `forge build {}`", app.folder.display())));
         };
         let mut now = Vec::new();
         for step in needed(&plan, step) {
@@ -110,7 +108,11 @@ fn changes(
 fn describe(step: &Step, run: &Run, now: &[(String, Vec<Reason>)]) -> String {
     // Writing to a String cannot fail.
     let mut text = String::new();
-    let _written = writeln!(text, "{} ran last because", step.name);
+    let _written = if run.reasons.is_empty() {
+        writeln!(text, "{} has not run for this folder here: its result was known", step.name)
+    } else {
+        writeln!(text, "{} ran last because", step.name)
+    };
     for reason in &run.reasons {
         let _written = writeln!(text, "  {}", words(reason));
     }
@@ -118,7 +120,7 @@ fn describe(step: &Step, run: &Run, now: &[(String, Vec<Reason>)]) -> String {
         let count = read.0.len();
         let _written = writeln!(
             text,
-            "it read {count} of the app's files; `forge plan --files={}` shows them",
+            "it reads {count} of the app's files; `forge plan --files={}` shows them",
             step.name
         );
     }

@@ -222,4 +222,100 @@ mod tests {
         let found = run("libq.so", "libq.so");
         assert_eq!(found.unknown.get("libc.so.6").map(String::as_str), Some("layers/gems/a.so"));
     }
+
+    /// An ELF file of 64 bits for this machine, with nothing in it but the names of what it
+    /// links against (System V ABI: file header, dynamic section, its strings and symbols).
+    fn program(machine: u16, needed: &[&str]) -> Vec<u8> {
+        let (mut strings, mut dynamic) = (vec![0_u8], Vec::new());
+        for name in needed {
+            dynamic.extend([1_u64, strings.len() as u64].map(u64::to_le_bytes).concat());
+            strings.extend(name.as_bytes());
+            strings.push(0);
+        }
+        dynamic.extend([0; 16]);
+        let at_strings = 64 + dynamic.len();
+        let at_symbols = (at_strings + strings.len()).next_multiple_of(8);
+        let at_sections = at_symbols + 24;
+        let mut file = b"\x7fELF\x02\x01\x01".to_vec();
+        file.resize(16, 0);
+        file.extend([3, machine].map(u16::to_le_bytes).concat());
+        file.extend(1_u32.to_le_bytes());
+        file.extend([0, 0, at_sections as u64].map(u64::to_le_bytes).concat());
+        file.extend(0_u32.to_le_bytes());
+        file.extend([64_u16, 56, 0, 64, 4, 0].map(u16::to_le_bytes).concat());
+        file.extend(&dynamic);
+        file.extend(&strings);
+        file.resize(at_sections, 0);
+        // Type, offset, size, which section has the strings, size of an entry.
+        for (kind, at, size, strings, entry) in [
+            (0, 0, 0, 0, 0),
+            (6, 64, dynamic.len(), 2, 16),
+            (3, at_strings, strings.len(), 0, 0),
+            (11, at_symbols, 24, 2, 24),
+        ] {
+            file.extend([0_u32, kind].map(u32::to_le_bytes).concat());
+            file.extend([0, 0, at as u64, size as u64].map(u64::to_le_bytes).concat());
+            file.extend([strings, 0_u32].map(u32::to_le_bytes).concat());
+            file.extend([8, entry].map(u64::to_le_bytes).concat());
+        }
+        file
+    }
+
+    /// Pins what is found in the same files.
+    #[test]
+    fn what_is_needed_is_pinned() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let place = |name: &str, files: &[(&str, Vec<u8>)]| {
+            let root = folder.path().join(name);
+            for (path, content) in files {
+                let path = root.join(path);
+                fs::create_dir_all(path.parent().expect("a parent")).expect("mkdir");
+                fs::write(path, content).expect("write");
+            }
+            (Tree::scan(&root).expect("scan"), root)
+        };
+        let list = |name: &str, paths: &[&str]| {
+            (format!("var/lib/dpkg/info/{name}.list"), paths.join("\n").into_bytes())
+        };
+        let (app, app_root) = place(
+            "app",
+            &[
+                ("a.so", program(EM_X86_64, &["liba.so.1", "libown.so", "libthere.so.2"])),
+                ("b.node", program(EM_X86_64, &["libb.so.3", "libnobody.so"])),
+                ("c.so.1", program(EM_X86_64, &["libc.musl-x86_64.so.1", "libmusl.so"])),
+                ("d.so", program(EM_AARCH64, &["libarm.so"])),
+                ("lib/libown.so", program(EM_X86_64, &["libplugin.so"])),
+                ("text", program(EM_X86_64, &["libnot.so"])),
+            ],
+        );
+        let there = [list("libthere2", &["/usr/lib/x86_64-linux-gnu/libthere.so.2"])];
+        let others = [
+            list("liba1:amd64", &["/.", "/usr/lib/x86_64-linux-gnu/liba.so.1"]),
+            list("libb3", &["/lib/libb.so.3", "/usr/share/doc/libb3"]),
+            list("plugin", &["/usr/lib/x86_64-linux-gnu/plugin/libplugin.so"]),
+            list("zb3", &["/usr/lib/libb.so.3", "/usr/lib/libarm.so", "/usr/lib/libmusl.so"]),
+        ];
+        let files = |lists: &[(String, Vec<u8>)], name: &str| {
+            let lists: Vec<_> =
+                lists.iter().map(|(path, text)| (path.as_str(), text.clone())).collect();
+            place(name, &lists)
+        };
+        let ((there, there_root), (others, others_root)) =
+            (files(&there, "there"), files(&others, "others"));
+        let found = needed(
+            &[(&app, &app_root)],
+            &[(&there, &there_root)],
+            &[(&others, &others_root)],
+            "amd64",
+        )
+        .expect("read");
+        let packages: Vec<&str> = found.packages.iter().map(String::as_str).collect();
+        assert_eq!(
+            (crate::plan::key::LIBRARIES, packages.join(" ")),
+            (1, "liba1 libb3".to_owned()),
+            "the same inputs give something else: bump `LIBRARIES` in src/plan/key.rs, and pin both"
+        );
+        let unknown: Vec<&str> = found.unknown.keys().map(String::as_str).collect();
+        assert_eq!(unknown, ["libnobody.so", "libplugin.so"]);
+    }
 }

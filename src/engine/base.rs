@@ -103,3 +103,74 @@ impl Engine<'_> {
         Ok(ground)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tar::{Builder, EntryType, Header};
+
+    use super::*;
+
+    /// A layer without compression, of kind, path, mode and content or target.
+    fn packed(entries: &[(EntryType, &str, u32, &str)]) -> (Packed, Vec<u8>) {
+        let mut builder = Builder::new(Vec::new());
+        for (kind, path, mode, text) in entries {
+            let mut header = Header::new_gnu();
+            header.set_entry_type(*kind);
+            header.set_mode(*mode);
+            header.set_uid(33);
+            header.set_gid(33);
+            header.set_mtime(1_700_000_000);
+            if *kind == EntryType::Regular {
+                header.set_size(text.len() as u64);
+                builder.append_data(&mut header, path, text.as_bytes()).expect("written");
+            } else if *kind == EntryType::Directory {
+                header.set_size(0);
+                builder.append_data(&mut header, path, &[][..]).expect("written");
+            } else {
+                header.set_size(0);
+                builder.append_link(&mut header, path, text).expect("written");
+            }
+        }
+        let bytes = builder.into_inner().expect("written");
+        let digest = Digest::of(&bytes);
+        (Packed { digest, diff_id: digest }, bytes)
+    }
+
+    /// Pins what comes of the same layers.
+    #[test]
+    fn what_is_unpacked_is_pinned() {
+        use EntryType::{Directory, Link, Regular, Symlink};
+        let (below, below_bytes) = packed(&[
+            (Directory, "etc/", 0o755, ""),
+            (Regular, "etc/gone", 0o644, "gone"),
+            (Regular, "etc/program", 0o4755, "program"),
+            (Link, "etc/same", 0o755, "etc/program"),
+            (Directory, "var/", 0o2770, ""),
+            (Regular, "var/old", 0o600, "old"),
+            (Directory, "usr/lib/", 0o755, ""),
+            (Symlink, "lib", 0o777, "usr/lib"),
+        ]);
+        let (above, above_bytes) = packed(&[
+            (Regular, "etc/.wh.gone", 0o644, ""),
+            (Regular, "var/.wh..wh..opq", 0o644, ""),
+            (Regular, "var/new", 0o640, "new"),
+            (Regular, "lib/through", 0o444, "through the link"),
+        ]);
+        let folder = tempfile::tempdir().expect("a folder");
+        let out = folder.path().join("out");
+        fs::create_dir(&out).expect("mkdir");
+        let open = |digest: &Digest| {
+            Ok(if *digest == below.digest { &below_bytes[..] } else { &above_bytes[..] })
+        };
+        unpack(&[below, above], &out, open, &|_| {}).expect("unpacked");
+        let store = crate::store::Store::open(&folder.path().join("store")).expect("a store");
+        let scratch = store.scratch("image").expect("scratch");
+        fs::rename(&out, scratch.path().join("out")).expect("moved");
+        let (digest, _) = store.keep_tree(&scratch.path().join("out")).expect("kept");
+        assert_eq!(
+            (crate::plan::key::IMAGE, digest.to_string().as_str()),
+            (1, "sha256:4f18eb6d12ed702db5aeaa54569a55dfdee59b2400548c3deb59ca61bd653ef3"),
+            "the same layers give something else: bump `IMAGE` in src/plan/key.rs, and pin both"
+        );
+    }
+}

@@ -84,7 +84,8 @@ impl Engine<'_> {
         let mut binds = vec![Bind { from: scripts, to: PathBuf::from(FORGE), writable: false }];
         let mut environment = step.environment.clone();
         if step.network {
-            binds.extend(self.identity.binds.iter().cloned());
+            let placed = self.identity.place(&scratch.path().join("identity"));
+            binds.extend(placed.map_err(|(path, error)| failed("write", &path)(error))?);
             // What the step says wins over what the machine has.
             environment = self.identity.environment.clone();
             environment.extend(step.environment.clone());
@@ -111,6 +112,12 @@ impl Engine<'_> {
         };
         let path = self.log_path(key);
         let mut log = BufWriter::new(open_log(&path).map_err(failed("write", &path))?);
+        if step.network && !self.identity.withheld.is_empty() {
+            // For whoever wonders why a setting has no effect; see docs/settings.md.
+            let names = self.identity.withheld.join(", ");
+            writeln!(log, "forge: settings of this machine that are not passed on: {names}")
+                .map_err(failed("write", &path))?;
+        }
         let mut lines: Vec<String> = Vec::new();
         let mut log_error = None;
         let result = sandbox::run(&spec, self.running, |line| {

@@ -312,6 +312,9 @@ impl Engine<'_> {
             | Action::Take { .. } => {
                 let inputs = state.inputs(self, step);
                 let (tree, from) = self.known_or_run(state, step, &inputs)?;
+                if !matches!(from, Known::Ran) {
+                    self.note_found(state, step, matches!(from, Known::Cache))?;
+                }
                 (tree, Some(from))
             }
         };

@@ -1,11 +1,20 @@
 //! What fetch steps know of this machine's network: DNS, certificates, proxies,
 //! and the settings in which package managers name their indexes.
 //!
-//! None of it enters a key, a log or an output. All of it is read once, by the
-//! command line, and handed in as an [`Identity`].
+//! None of it enters a key or an output, and no value a log. So nothing of it may decide
+//! *what* is fetched: of the settings, only those that say *where* and *how* pass, from
+//! variables and from files alike (see `allowed`). All of it is read once, by the command
+//! line, and handed in as an [`Identity`].
+
+mod allowed;
 
 use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
+
+use allowed::Tool;
 
 use crate::sandbox::Bind;
 
@@ -23,50 +32,41 @@ const CERTIFICATE_VARIABLES: [&str; 7] = [
     "BUNDLE_SSL_CA_CERT",
 ];
 
-/// Variables that are passed on, whole or by their beginning.
-const PASSED: [&str; 8] =
-    ["http_proxy", "https_proxy", "no_proxy", "all_proxy", "pip_", "uv_", "npm_config_", "bundle_"];
+/// Variables of no package manager that are passed on, in small or capital letters.
+const PASSED: [&str; 4] = ["http_proxy", "https_proxy", "no_proxy", "all_proxy"];
 
-/// Beginnings of variables that would send results to other places, or that
-/// say where things lie on this machine.
-const WITHHELD: [&str; 13] = [
-    "pip_target",
-    "pip_prefix",
-    "pip_user",
-    "pip_root",
-    "pip_cache",
-    "pip_src",
-    "pip_require_virtualenv",
-    "pip_config_file",
-    "uv_cache",
-    "uv_project",
-    "uv_system",
-    "bundle_path",
-    "bundle_app_config",
-];
-
-/// Files in the home folder by which package managers know their indexes.
-const HOME_FILES: [&str; 7] = [
-    ".config/pip/pip.conf",
-    ".pip/pip.conf",
-    ".config/uv/uv.toml",
-    ".netrc",
-    ".npmrc",
-    ".yarnrc.yml",
-    ".bundle/config",
+/// Files in the home folder by which package managers know their indexes, with the
+/// package manager whose settings they hold. A netrc file holds only credentials.
+const HOME_FILES: [(&str, Option<Tool>); 7] = [
+    (".config/pip/pip.conf", Some(Tool::Pip)),
+    (".pip/pip.conf", Some(Tool::Pip)),
+    (".config/uv/uv.toml", Some(Tool::Uv)),
+    (".netrc", None),
+    (".npmrc", Some(Tool::Npm)),
+    (".yarnrc.yml", Some(Tool::Yarn)),
+    (".bundle/config", Some(Tool::Bundler)),
 ];
 
 /// Files of the machine, seen at the same place.
-const MACHINE_FILES: [&str; 5] =
-    ["/etc/resolv.conf", "/etc/hosts", "/etc/pip.conf", "/etc/uv/uv.toml", "/etc/npmrc"];
+const MACHINE_FILES: [(&str, Option<Tool>); 5] = [
+    ("/etc/resolv.conf", None),
+    ("/etc/hosts", None),
+    ("/etc/pip.conf", Some(Tool::Pip)),
+    ("/etc/uv/uv.toml", Some(Tool::Uv)),
+    ("/etc/npmrc", Some(Tool::Npm)),
+];
 
 /// What fetch steps are given of this machine's network.
 #[derive(Clone, Debug, Default)]
 pub struct Identity {
-    /// Files.
+    /// Files that are seen as they are.
     pub binds: Vec<Bind>,
+    /// Files with only those settings that may pass: where each is seen, and its text.
+    pub files: BTreeMap<PathBuf, String>,
     /// Variables.
     pub environment: BTreeMap<String, String>,
+    /// What is not passed on: `PIP_PRE`, `/home/me/.npmrc: omit`. Names, without values.
+    pub withheld: Vec<String>,
 }
 
 impl Identity {
@@ -79,17 +79,12 @@ impl Identity {
         sandbox_home: &Path,
     ) -> Identity {
         let mut identity = Identity::default();
-        let mut bind = |from: PathBuf, to: PathBuf| {
-            if from.is_file() {
-                identity.binds.push(Bind { from, to, writable: false });
-            }
-        };
-        for file in MACHINE_FILES {
-            bind(PathBuf::from(file), PathBuf::from(file));
+        for (file, tool) in MACHINE_FILES {
+            identity.file(PathBuf::from(file), PathBuf::from(file), tool);
         }
         if let Some(home) = home {
-            for file in HOME_FILES {
-                bind(home.join(file), sandbox_home.join(file));
+            for (file, tool) in HOME_FILES {
+                identity.file(home.join(file), sandbox_home.join(file), tool);
             }
         }
         let certificates = [
@@ -103,30 +98,72 @@ impl Identity {
         .map(PathBuf::from)
         .find(|path| path.is_file());
         if let Some(from) = certificates {
-            bind(from, PathBuf::from(CERTIFICATES));
+            identity.file(from, PathBuf::from(CERTIFICATES), None);
             for name in CERTIFICATE_VARIABLES {
                 identity.environment.insert(name.to_owned(), CERTIFICATES.to_owned());
             }
         }
         for (name, value) in variables {
-            let lower = name.to_ascii_lowercase();
-            let passed = PASSED.iter().any(|start| lower.starts_with(start));
-            let withheld = WITHHELD.iter().any(|start| lower.starts_with(start));
+            if identity.environment.contains_key(name) {
+                continue;
+            }
             // A path of this machine means nothing in the sandbox.
-            if passed
-                && !withheld
-                && !value.starts_with('/')
-                && !identity.environment.contains_key(name)
-            {
+            let passes = match allowed::variable(name) {
+                Some((_, allowed)) => allowed && !allowed::is_path(value),
+                None if PASSED.contains(&name.to_ascii_lowercase().as_str()) => true,
+                None => continue,
+            };
+            if passes {
                 identity.environment.insert(name.clone(), value.clone());
+            } else {
+                identity.withheld.push(name.clone());
             }
         }
         identity
+    }
+
+    /// Takes a file, if it is there: whole, or what `tool` may know of it.
+    fn file(&mut self, from: PathBuf, to: PathBuf, tool: Option<Tool>) {
+        if !from.is_file() {
+            return;
+        }
+        // What this user may not read, no step may read either: its tool says so.
+        let (Some(tool), Ok(bytes)) = (tool, fs::read(&from)) else {
+            self.binds.push(Bind { from, to, writable: false });
+            return;
+        };
+        // Addresses and credentials are ASCII; what else stands there does not pass.
+        let filtered = allowed::filter(tool, &String::from_utf8_lossy(&bytes));
+        let name = |setting| format!("{}: {setting}", from.display());
+        self.withheld.extend(filtered.withheld.iter().map(name));
+        if !filtered.text.is_empty() {
+            self.files.insert(to, filtered.text);
+        }
+    }
+
+    /// Writes the files to a private `folder`, and gives all that a step is to see.
+    ///
+    /// # Errors
+    /// The disk refused; with the path.
+    pub(super) fn place(&self, folder: &Path) -> Result<Vec<Bind>, (PathBuf, io::Error)> {
+        let mut binds = self.binds.clone();
+        fs::DirBuilder::new()
+            .mode(0o700)
+            .create(folder)
+            .map_err(|error| (folder.to_owned(), error))?;
+        for (number, (to, text)) in self.files.iter().enumerate() {
+            let from = folder.join(number.to_string());
+            fs::write(&from, text).map_err(|error| (from.clone(), error))?;
+            binds.push(Bind { from, to: to.clone(), writable: false });
+        }
+        Ok(binds)
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
     use super::*;
 
     #[test]
@@ -134,10 +171,10 @@ mod tests {
         let variables = [
             ("HTTPS_PROXY", "http://proxy.example:3128"),
             ("PIP_INDEX_URL", "https://index.example/simple"),
-            ("PIP_TARGET", "x"),
+            ("PIP_PRE", "1"),
             ("PIP_FIND_LINKS", "/opt/wheels"),
             ("AWS_SECRET_ACCESS_KEY", "x"),
-            ("UV_CACHE_DIR", "x"),
+            ("BUNDLE_FORCE_RUBY_PLATFORM", "true"),
         ]
         .map(|(name, value)| (name.to_owned(), value.to_owned()))
         .into_iter()
@@ -149,5 +186,32 @@ mod tests {
             .filter(|name| !CERTIFICATE_VARIABLES.contains(&name.as_str()))
             .collect();
         assert_eq!(names, ["HTTPS_PROXY", "PIP_INDEX_URL"]);
+        let variables: Vec<_> =
+            identity.withheld.iter().filter(|name| !name.starts_with('/')).collect();
+        assert_eq!(variables, ["BUNDLE_FORCE_RUBY_PLATFORM", "PIP_FIND_LINKS", "PIP_PRE"]);
+    }
+
+    #[test]
+    fn files_are_seen_without_what_chooses() {
+        let home = tempfile::tempdir().expect("a folder");
+        let npmrc = home.path().join(".npmrc");
+        fs::write(&npmrc, "registry=https://npm.example/\nomit=dev\n").expect("written");
+        fs::create_dir(home.path().join(".bundle")).expect("mkdir");
+        fs::write(home.path().join(".bundle/config"), "BUNDLE_FROZEN: \"true\"\n")
+            .expect("written");
+        fs::write(home.path().join(".netrc"), "machine a login b password c\n").expect("written");
+        let sandbox = Path::new("/tmp/home");
+        let identity = Identity::of_machine(&BTreeMap::new(), Some(home.path()), sandbox);
+        assert!(identity.withheld.contains(&format!("{}: omit", npmrc.display())));
+        let binds = identity.place(&home.path().join("place")).expect("placed");
+        let seen = |name: &str| {
+            let bind = binds.iter().find(|bind| bind.to == sandbox.join(name)).expect("seen");
+            fs::read_to_string(&bind.from).expect("readable")
+        };
+        assert_eq!(seen(".npmrc"), "registry=https://npm.example/\n");
+        assert_eq!(seen(".netrc"), "machine a login b password c\n");
+        assert!(!binds.iter().any(|bind| bind.to == sandbox.join(".bundle/config")));
+        let private = fs::metadata(home.path().join("place")).expect("there").permissions().mode();
+        assert_eq!(private & 0o777, 0o700);
     }
 }

@@ -288,4 +288,57 @@ mod tests {
         assert!(upper.join("lib").is_dir() && fs::symlink_metadata(upper.join("near")).is_err());
         assert!(!folder.path().join("outside/new").exists());
     }
+
+    /// Pins what comes of the same packages on the same ground, but for what their own
+    /// scripts do (see [`setup`]) and how an archive is unpacked (see `debian::deb`).
+    #[test]
+    fn what_is_installed_is_pinned() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (root, upper) = (folder.path().join("root"), folder.path().join("upper"));
+        let control = |stanza: &str, files: &[(&str, &str)]| Control {
+            stanza: stanza.to_owned(),
+            files: files
+                .iter()
+                .map(|(name, text)| ((*name).to_owned(), text.as_bytes().to_vec()))
+                .collect(),
+        };
+        let record = |root: &Path, controls: &[Control], list: &[&str]| {
+            let list: Vec<String> = list.iter().map(|&path| path.to_owned()).collect();
+            let entries: Vec<Unpacked<'_>> =
+                controls.iter().map(|control| Unpacked { control, list: &list }).collect();
+            rootfs::write_database(root, &entries).expect("written");
+        };
+        fs::create_dir_all(&root).expect("mkdir");
+        rootfs::prepare(&root, "amd64").expect("prepared");
+        let ground = [
+            control(
+                "Package: base\nVersion: 1\nArchitecture: all\nDescription: b\n more\n",
+                &[("triggers", "interest-noawait /usr/share/man\n"), ("md5sums", "")],
+            ),
+            control("Package: lib\nVersion: 1\nArchitecture: amd64\nMulti-Arch: same\n", &[]),
+        ];
+        record(&root, &ground, &["/.", "/usr"]);
+        let base = Tree::scan(&root).expect("scan");
+        fs::create_dir_all(&upper).expect("mkdir");
+        copy_ground(&base, &root, &upper).expect("copied");
+        let lib = control(
+            "Package: lib\nVersion: 2\nArchitecture: amd64\nMulti-Arch: same\nDepends: base\n",
+            &[("postinst", "#!/bin/sh\n"), ("conffiles", "/etc/lib\n")],
+        );
+        record(&upper, &[lib], &["/.", "/usr/share/man/man1/lib.1"]);
+        drop_unchanged(&base, &upper).expect("dropped");
+        let digests =
+            [base, Tree::scan(&upper).expect("scan")].map(|tree| tree.digest().to_string());
+        assert_eq!(
+            (crate::plan::key::PACKAGES, digests.each_ref().map(String::as_str)),
+            (
+                1,
+                [
+                    "sha256:ed3d276abb307358f5929f7ddf8d549d45c89987872343d70b876fb8222b120a",
+                    "sha256:620a50f35ea2573fdb7282d3110f51d8e95f44fb9230813848776a45cbd1976f"
+                ]
+            ),
+            "the same inputs give something else: bump `PACKAGES` in src/plan/key.rs, and pin both"
+        );
+    }
 }

@@ -1,13 +1,13 @@
 //! What a step ran with, noted for people: why it ran, and what it read.
 //!
 //! No result depends on these notes; keys alone decide what runs. There is one note for each
-//! step of an app's folder, that of its last run on this machine.
+//! step of an app's folder: of what its result was last made or found with on this machine.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
-use super::{Engine, EngineError, State};
+use super::{Engine, EngineError, State, is_told};
 use crate::digest::{Digest, Fields};
 use crate::event::Reason;
 use crate::plan::recorded::PathSet;
@@ -15,7 +15,7 @@ use crate::plan::{Action, Plan, Selection, Step};
 use crate::store::Table;
 use crate::tree::{Node, Tree};
 
-/// One run of a step.
+/// What a step's result was made or found with.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Run {
     /// What it did, but for what follows.
@@ -32,11 +32,11 @@ pub struct Run {
     files: BTreeMap<String, (String, Option<Digest>)>,
     /// Those of them that it read; `None` when all count.
     pub read: Option<PathSet>,
-    /// Why it ran.
+    /// Why it last ran; none when it has not run for this folder.
     pub reasons: Vec<Reason>,
 }
 
-/// Where the note of a step's last run is kept, of the app in a folder.
+/// Where the note of a step is kept, of the app in a folder.
 #[must_use]
 pub fn run_key(folder: &str, step: &str) -> Digest {
     Fields::new("forge-run").text(folder).text(step).finish()
@@ -69,15 +69,9 @@ impl Run {
                 action.texts(command.iter().map(String::as_str));
                 run.scripts = files.iter().map(|(name, file)| (name.clone(), text(file))).collect();
             }
-            Action::Packages { release, names, packages, .. } => {
+            Action::Packages { release, names, .. } => {
                 action.text(release).texts(names.iter().map(String::as_str));
-                if !packages.is_empty() {
-                    let mut exact = Fields::new("forge-packages");
-                    for package in packages {
-                        exact.digest(&package.digest);
-                    }
-                    run.packages = Some(exact.finish());
-                }
+                run.packages = exact(step);
             }
             Action::Image { reference, .. } => drop(action.text(reference)),
             Action::Libraries { inspected } => drop(action.number(*inspected as u64)),
@@ -154,6 +148,16 @@ impl Run {
     }
 }
 
+/// The exact packages of a step, where they are chosen.
+fn exact(step: &Step) -> Option<Digest> {
+    let Action::Packages { packages, .. } = &step.action else { return None };
+    let mut fields = Fields::new("forge-packages");
+    for package in packages {
+        fields.digest(&package.digest);
+    }
+    (!packages.is_empty()).then(|| fields.finish())
+}
+
 /// The names whose values differ, those with a value in one of them alone included.
 fn differing<T: PartialEq>(now: &BTreeMap<String, T>, then: &BTreeMap<String, T>) -> Vec<String> {
     let names: BTreeSet<&String> = now.keys().chain(then.keys()).collect();
@@ -163,14 +167,8 @@ fn differing<T: PartialEq>(now: &BTreeMap<String, T>, then: &BTreeMap<String, T>
 impl Engine<'_> {
     /// What a step is about to run with, and why.
     pub(super) fn begin_run(&self, state: &State, step: &Step) -> Result<Run, EngineError> {
-        let app = match given(self.plan, step) {
-            Some(selection) => Some(self.snapshot.select(selection)?),
-            None => None,
-        };
-        let tree = |name: &str| state.trees[self.index(name)].get().copied();
-        let mut run = Run::of(self.plan, step, app.as_ref(), tree);
-        let before: Option<Run> = self.store.get(Table::Runs, &run_key(self.folder, &step.name))?;
-        run.reasons = match before {
+        let mut run = self.run_now(state, step)?;
+        run.reasons = match self.last_run(step)? {
             None => vec![Reason::First],
             Some(before) => run.reasons(&before),
         };
@@ -180,11 +178,44 @@ impl Engine<'_> {
         Ok(run)
     }
 
-    /// Notes a run that has ended well.
+    /// Notes a run that has ended well, or a result that was found.
     pub(super) fn note_run(&self, state: &State, step: &Step, run: Run) -> Result<(), EngineError> {
         let recorded = state.recorded[self.index(&step.name)].get();
         let run = Run { read: recorded.map(|recorded| recorded.read.clone()), ..run };
         Ok(self.store.put(Table::Runs, &run_key(self.folder, &step.name), &run)?)
+    }
+
+    /// Notes what a result was found with, unless it is as it was: what nothing was done for
+    /// shall cost nothing.
+    pub(super) fn note_found(
+        &self,
+        state: &State,
+        step: &Step,
+        is_new: bool,
+    ) -> Result<(), EngineError> {
+        let key = run_key(self.folder, &step.name);
+        if !is_told(step) || !is_new && self.store.has(Table::Runs, &key) {
+            return Ok(());
+        }
+        let reasons = self.last_run(step)?.map(|run| run.reasons).unwrap_or_default();
+        let run = Run { reasons, ..self.run_now(state, step)? };
+        self.note_run(state, step, run)
+    }
+
+    fn last_run(&self, step: &Step) -> Result<Option<Run>, EngineError> {
+        Ok(self.store.get(Table::Runs, &run_key(self.folder, &step.name))?)
+    }
+
+    fn run_now(&self, state: &State, step: &Step) -> Result<Run, EngineError> {
+        let app = match given(self.plan, step) {
+            Some(selection) => Some(self.snapshot.select(selection)?),
+            None => None,
+        };
+        let tree = |name: &str| state.trees[self.index(name)].get().copied();
+        // What is planned; of packages that were chosen since, their versions are told apart.
+        let planned = &self.plan.steps[self.index(&step.name)];
+        let run = Run::of(self.plan, planned, app.as_ref(), tree);
+        Ok(Run { packages: exact(step), ..run })
     }
 }
 

@@ -195,6 +195,56 @@ mod tests {
         check(&[list], "opt/gems/b.gem", &["opt 0", "opt/gems 0", "opt/gems/b.gem 0"]);
     }
 
+    /// Pins what a step takes of the same inputs.
+    #[test]
+    fn what_is_taken_is_pinned() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let roots = ["below", "above"].map(|name| folder.path().join(name));
+        let put = |input: usize, path: &str, mode: u32| {
+            let path = roots[input].join(path);
+            fs::create_dir_all(path.parent().expect("a parent")).expect("mkdir");
+            fs::write(&path, format!("{input} {}", path.file_name().unwrap().display()))
+                .expect("written");
+            fs::set_permissions(&path, fs::Permissions::from_mode(mode)).expect("chmod");
+        };
+        for (path, mode) in [
+            ("opt/both", 0o644),
+            ("opt/gone", 0o644),
+            ("opt/hidden/old", 0o644),
+            ("opt/program", 0o755),
+            ("opt/first", 0o644),
+            ("other/file", 0o644),
+        ] {
+            put(0, path, mode);
+        }
+        fs::hard_link(roots[0].join("opt/first"), roots[0].join("opt/second")).expect("linked");
+        put(1, "opt/both", 0o600);
+        put(1, "opt/hidden/new", 0o644);
+        symlink("both", roots[1].join("opt/link")).expect("linked");
+        for path in ["below", "below/opt", "below/opt/hidden", "above", "above/opt/hidden"] {
+            let path = folder.path().join(path);
+            fs::set_permissions(path, fs::Permissions::from_mode(0o755)).expect("chmod");
+        }
+        fs::set_permissions(roots[1].join("opt"), fs::Permissions::from_mode(0o750))
+            .expect("chmod");
+        let mut lists = roots.each_ref().map(|root| Tree::scan(root).expect("scan"));
+        lists[1].entries.insert(b"opt/gone".to_vec(), Node::Whiteout);
+        let opaque = Node::Directory { mode: 0o755, opaque: true };
+        lists[1].entries.insert(b"opt/hidden".to_vec(), opaque);
+        let out = folder.path().join("out");
+        let union = select(&lists, |path, _| path.starts_with(b"opt"));
+        write(&union, |input| &roots[input], &out).expect("written");
+        assert_eq!(
+            (crate::plan::key::TAKE, Tree::scan(&out).expect("scan").digest().to_string()),
+            (
+                1,
+                "sha256:72469555e328d75b7158ffa16b69fdcff3e8dd906d064138e8e547630c3637b2"
+                    .to_owned()
+            ),
+            "the same inputs give something else: bump `TAKE` in src/plan/key.rs, and pin both"
+        );
+    }
+
     #[test]
     fn files_are_linked_and_folders_keep_their_mode() {
         let folder = tempfile::tempdir().expect("a folder");

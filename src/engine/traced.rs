@@ -40,6 +40,8 @@ pub(super) struct Recalled {
     pub(super) from: Known,
     strong: Digest,
     read: PathSet,
+    /// Whether it is found so for the first time: the app's files are others.
+    is_new: bool,
 }
 
 impl Traced {
@@ -89,7 +91,8 @@ impl Engine<'_> {
         let keyed = |set: &PathSet| Some((strong_key(weak, set, app)?, set.clone()));
         for (strong, read) in local.sets.iter().filter_map(keyed) {
             if let Some(output) = self.store.get::<Output>(Table::Outputs, &strong)? {
-                let found = Recalled { output, from: Known::Store, strong, read };
+                let from = Known::Store;
+                let found = Recalled { output, from, strong, read, is_new: true };
                 return self.note_recalled(traced, key, found).map(Some);
             }
         }
@@ -98,7 +101,8 @@ impl Engine<'_> {
         let unknown = shared.sets.iter().filter(|set| !local.sets.contains(set));
         for (strong, read) in local.sets.iter().chain(unknown).filter_map(keyed) {
             if let Some(output) = self.ask_cache(state, step, &strong)? {
-                let found = Recalled { output, from: Known::Cache, strong, read };
+                let from = Known::Cache;
+                let found = Recalled { output, from, strong, read, is_new: true };
                 return self.note_recalled(traced, key, found).map(Some);
             }
         }
@@ -128,7 +132,8 @@ impl Engine<'_> {
             let Some(strong) = strong_key(weak, &read, app) else { continue };
             let output: Option<Output> = self.store.get(Table::Outputs, &strong)?;
             if let Some(output) = output.filter(|output| output.tree == *tree) {
-                return Ok(Some(Recalled { output, from: Known::Store, strong, read }));
+                let from = Known::Store;
+                return Ok(Some(Recalled { output, from, strong, read, is_new: false }));
             }
         }
         Ok(None)
@@ -145,9 +150,10 @@ impl Engine<'_> {
         inputs: &[Digest],
         recalled: Recalled,
     ) -> Result<(Digest, Known), EngineError> {
-        let Recalled { output, from, strong, read } = recalled;
+        let Recalled { output, from, strong, read, is_new } = recalled;
         let tree = output.tree;
         self.note_reads(state, step, traced, strong, read);
+        self.note_found(state, step, is_new)?;
         // The same results on each machine, and no chance in it.
         if strong.bucket(100) < u64::from(self.verify) {
             self.verify_reused(state, step, [key, &strong], inputs, &tree)?;

@@ -393,6 +393,38 @@ pub(crate) mod tests {
         }
     }
 
+    /// The media types of the manifest itself, the configuration and the layer, as others
+    /// write them (image specification, `media-types.md`; Docker's `image-manifest-v2-2`).
+    #[test]
+    fn media_types_are_those_of_the_specifications() {
+        for (media_types, expected) in [
+            (
+                MediaTypes::Oci,
+                [
+                    "application/vnd.oci.image.manifest.v1+json",
+                    "application/vnd.oci.image.config.v1+json",
+                    "application/vnd.oci.image.layer.v1.tar+gzip",
+                ],
+            ),
+            (
+                MediaTypes::Docker,
+                [
+                    "application/vnd.docker.distribution.manifest.v2+json",
+                    "application/vnd.docker.container.image.v1+json",
+                    "application/vnd.docker.image.rootfs.diff.tar.gzip",
+                ],
+            ),
+        ] {
+            let settings = Settings { media_types, ..settings() };
+            let image = assemble(&settings, vec![layer(b"blob")]).expect("assembles");
+            let manifest: serde_json::Value =
+                serde_json::from_slice(&image.manifest).expect("a document");
+            let found = ["/mediaType", "/config/mediaType", "/layers/0/mediaType"]
+                .map(|at| manifest.pointer(at).and_then(|name| name.as_str()).unwrap_or("none"));
+            assert_eq!(found, expected);
+        }
+    }
+
     #[test]
     fn names_of_docker() {
         let settings = Settings { media_types: MediaTypes::Docker, ..settings() };

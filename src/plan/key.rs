@@ -8,6 +8,9 @@
 //! | the *content* of every input, in stacking order | where anything lies on this machine |
 //! | output paths and what is dropped from them | caches, hints, mirrors |
 //!
+//! Of forge's own code that carries out an action, the key says a number: [`TAKE`] and its like.
+//! What a command makes is made by the command, which is in the key as it stands.
+//!
 //! As inputs are named by content, a step that was run again and gave the same
 //! tree does not make its dependents run again (early cutoff).
 
@@ -19,6 +22,17 @@ use crate::digest::{Digest, Fields};
 /// Bumped whenever the meaning of a key changes; every old result is then
 /// rebuilt. Changing it is a format break: say so in the changelog.
 const KEY_VERSION: u64 = 1;
+
+/// Which generation of forge's code installs packages: [`Action::Packages`]. Like those below,
+/// it is bumped whenever the same inputs give something else, which a test beside that code
+/// notices; all results of such steps are then made anew. 1 is not written into keys.
+pub const PACKAGES: u64 = 1;
+/// Which one unpacks the image of others: [`Action::Image`].
+pub const IMAGE: u64 = 1;
+/// Which one finds the packages of libraries: [`Action::Libraries`].
+pub const LIBRARIES: u64 = 1;
+/// Which one takes files of inputs: [`Action::Take`].
+pub const TAKE: u64 = 1;
 
 /// The key of a step whose inputs have these trees, bottom to top, on
 /// `platform` (`linux/amd64`).
@@ -75,9 +89,32 @@ pub fn deep_key(
     fields.finish()
 }
 
-pub(super) fn definition(step: &Step, platform: &str) -> Fields {
+/// The generation of the code that carries out an action.
+fn generation(action: &Action) -> u64 {
+    match action {
+        Action::Packages { .. } => PACKAGES,
+        Action::Image { .. } => IMAGE,
+        Action::Libraries { .. } => LIBRARIES,
+        Action::Take { .. } => TAKE,
+        // What it makes, its command makes.
+        Action::Command { .. } => 1,
+        // Their trees are known without a key.
+        Action::Source { .. } | Action::Files { .. } => 1,
+    }
+}
+
+fn beginning(platform: &str, generation: u64) -> Fields {
     let mut fields = Fields::new("forge-step");
     fields.number(KEY_VERSION).text(platform);
+    // The first ones were made before there was a number.
+    if generation > 1 {
+        fields.text("generation").number(generation);
+    }
+    fields
+}
+
+pub(super) fn definition(step: &Step, platform: &str) -> Fields {
+    let mut fields = beginning(platform, generation(&step.action));
     match &step.action {
         Action::Command { command, files } => {
             fields
@@ -232,6 +269,43 @@ mod tests {
         assert_ne!(key(&step, "linux/amd64", &[a, b]), key(&step, "linux/amd64", &[b, a]));
         assert_ne!(key(&step, "linux/amd64", &[a]), key(&step, "linux/arm64", &[a]));
         assert_ne!(key(&step, "linux/amd64", &[a]), pin_key(&step, "linux/amd64", &[a]));
+    }
+
+    #[test]
+    fn another_generation_has_other_keys_and_the_first_has_none() {
+        let first = beginning("linux/amd64", 1).finish();
+        let mut unnumbered = Fields::new("forge-step");
+        assert_eq!(unnumbered.number(KEY_VERSION).text("linux/amd64").finish(), first);
+        let second = beginning("linux/amd64", 2).finish();
+        assert_ne!(first, second);
+        assert_ne!(second, beginning("linux/amd64", 3).finish());
+    }
+
+    /// Pins the keys of built-in actions, for as long as their numbers are 1.
+    #[test]
+    fn keys_of_built_in_actions_are_pinned() {
+        let digest = Digest::of(b"x");
+        let packages = Action::Packages {
+            release: "trixie".to_owned(),
+            names: Vec::new(),
+            packages: Vec::new(),
+            setup: digest,
+            bottom: true,
+            linked: None,
+        };
+        let image = Action::Image { reference: "r/x:1".to_owned(), digest: Some(digest) };
+        let take = Action::Take { patterns: vec!["layers".to_owned()] };
+        let found = [packages, image, Action::Libraries { inspected: 1 }, take]
+            .map(|action| key(&Step::new("a", "", action), "linux/amd64", &[digest]).hex());
+        assert_eq!(
+            found,
+            [
+                "49cd89e231e12c229af13aed68c3686c5055baa485e57bc5281c8d6ddb0b9242",
+                "120a229ee88932a88ba79119e748bef2045a594821b0a7360f8433410185d223",
+                "327cdadaf95c59dbc25e713b81f7dbdf752c305b8e232cc07e017a7eb8dee3a5",
+                "6c9a5edb1d11f5b2db380a587d8c12b08cb320503526b9db9b2557a2dc624106"
+            ]
+        );
     }
 
     /// Pins the encoding: when this changes, so must [`KEY_VERSION`].

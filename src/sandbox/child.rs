@@ -276,7 +276,7 @@ fn first_process(spec: &Spec) -> Result<i32, String> {
         }
     }
     if spec.traced {
-        recording::read_canary()?;
+        recording::read_canaries()?;
     }
     // Nobody in the sandbox may look into this process: it runs the host's forge.
     rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable)

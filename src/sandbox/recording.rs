@@ -8,8 +8,9 @@
 //!   there, whatever the mount options of the disk below, and none of those in lower layers.
 //! - What the command changed, moved or removed counts as read: the access time is then
 //!   gone, or may have been set by the command.
-//! - A canary, which the sandbox reads before the command starts, shows that access times
-//!   work on this file system. Where it does not, nothing is known ([`Reads::Unknown`]).
+//! - Canaries, which the sandbox reads before the command starts, one by `read` and one by
+//!   `mmap`, show that access times work on this file system and kernel. Where one does not,
+//!   nothing is known ([`Reads::Unknown`]).
 //! - Ways of reading that leave no trace are closed by [`super::seccomp`].
 //! - What is never seen: names that were looked up, listed or tested. Callers count all of
 //!   them. Nor is the size of a file that is not read.
@@ -21,6 +22,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, CWD, Timespec, Timestamps};
+use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
 
 use super::SandboxError;
 use super::noted::{Noted, Notes, failed};
@@ -29,8 +31,10 @@ use crate::tree::STAMP;
 /// The access time of a file that nobody has read, in seconds.
 const UNREAD: i64 = 1;
 
-/// The file that the sandbox reads and removes before the command starts.
-const CANARY: &str = ".forge-canary";
+/// The files that the sandbox reads and removes before the command starts.
+const CANARIES: [&str; 2] = [READ, MAPPED];
+const READ: &str = ".forge-canary-read";
+const MAPPED: &str = ".forge-canary-mapped";
 
 /// What is known about what a command read.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -45,7 +49,7 @@ pub enum Reads {
 pub(super) struct Recording {
     root: PathBuf,
     files: Notes,
-    canary: File,
+    canaries: Vec<File>,
 }
 
 impl Recording {
@@ -62,18 +66,23 @@ impl Recording {
                 files.insert(path.clone(), mark(&full)?);
             }
         }
-        let path = root.join(CANARY);
-        fs::write(&path, "sings").map_err(failed("write", &path))?;
-        mark(&path)?;
-        let canary = File::open(&path).map_err(failed("open", &path))?;
-        Ok(Recording { root: root.to_owned(), files, canary })
+        let canary = |name: &str| {
+            let path = root.join(name);
+            fs::write(&path, "sings").map_err(failed("write", &path))?;
+            mark(&path)?;
+            File::open(&path).map_err(failed("open", &path))
+        };
+        let canaries = CANARIES.into_iter().map(canary).collect::<Result<_, _>>()?;
+        Ok(Recording { root: root.to_owned(), files, canaries })
     }
 
     /// What was read, once nothing of the command is alive.
     pub(super) fn end(self) -> Result<Reads, SandboxError> {
-        let canary = self.canary.metadata().map_err(failed("read", &self.root.join(CANARY)))?;
-        if canary.atime() == UNREAD {
-            return Ok(Reads::Unknown);
+        for canary in &self.canaries {
+            let metadata = canary.metadata().map_err(failed("read a canary of", &self.root))?;
+            if metadata.atime() == UNREAD {
+                return Ok(Reads::Unknown);
+            }
         }
         let mut read = BTreeSet::new();
         for (path, noted) in self.files {
@@ -108,10 +117,23 @@ fn mark(path: &Path) -> Result<Noted, SandboxError> {
     fs::symlink_metadata(path).map(|metadata| Noted::of(&metadata)).map_err(failed("read", path))
 }
 
-/// In the sandbox, before the command: reads the canary in the root folder and removes it.
-pub(super) fn read_canary() -> Result<(), String> {
-    let path = Path::new("/").join(CANARY);
-    fs::read(&path)
-        .and_then(|_| fs::remove_file(&path))
-        .map_err(|error| format!("reading `{}`: {error}", path.display()))
+/// In the sandbox, before the command: reads the canaries in the root folder and removes them.
+pub(super) fn read_canaries() -> Result<(), String> {
+    let failed = |name: &str| {
+        let name = name.to_owned();
+        move |error: io::Error| format!("reading `/{name}`: {error}")
+    };
+    let root = Path::new("/");
+    fs::read(root.join(READ)).map_err(failed(READ))?;
+    let mapped = File::open(root.join(MAPPED)).map_err(failed(MAPPED))?;
+    // SAFETY: a mapping of its own, at an address that the kernel chooses, that nothing
+    // refers to and that is taken away at once.
+    #[allow(unsafe_code)]
+    let result = unsafe {
+        let (protection, flags) = (ProtFlags::READ, MapFlags::PRIVATE);
+        mmap(std::ptr::null_mut(), 1, protection, flags, &mapped, 0)
+            .and_then(|address| munmap(address, 1))
+    };
+    result.map_err(|error| failed(MAPPED)(error.into()))?;
+    CANARIES.iter().try_for_each(|name| fs::remove_file(root.join(name)).map_err(failed(name)))
 }

@@ -327,6 +327,12 @@ impl Store {
         self.root.join("records").join(table.folder()).join(key.hex())
     }
 
+    /// Whether there is a record for `key`.
+    #[must_use]
+    pub fn has(&self, table: Table, key: &Digest) -> bool {
+        self.record_path(table, key).exists()
+    }
+
     /// The value recorded for `key`, or `None`.
     ///
     /// # Errors

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use super::{Store, StoreError, Table, failed, scratch};
@@ -150,6 +151,22 @@ impl Store {
         Ok(damage)
     }
 
+    /// Removes a damaged thing. Of a tree, list and folder go together: with only one of them
+    /// it would count as whole, or never be found again. What is gone already is as it
+    /// should be.
+    ///
+    /// # Errors
+    /// The disk refused.
+    pub fn remove_damaged(&self, damage: &Damage) -> Result<(), StoreError> {
+        let path = &damage.path;
+        if path.parent() != Some(&self.root().join("trees")) {
+            return remove(path);
+        }
+        // The list first: without it the tree counts as absent.
+        remove(&path.with_extension("tree"))?;
+        remove(&path.with_extension(""))
+    }
+
     /// The entries of a folder that are named by a digest and `ending`, sorted.
     fn named(&self, folder: &Path, ending: &str) -> Result<Vec<(PathBuf, Digest)>, StoreError> {
         let mut found = Vec::new();
@@ -164,5 +181,82 @@ impl Store {
         }
         found.sort();
         Ok(found)
+    }
+}
+
+/// Removes a file or folder, if it is there.
+fn remove(path: &Path) -> Result<(), StoreError> {
+    let removed = match fs::symlink_metadata(path) {
+        Ok(metadata) if metadata.is_dir() => scratch::remove_tree(path),
+        Ok(_) => fs::remove_file(path),
+        Err(error) => Err(error),
+    };
+    match removed {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(failed("remove", path)(error)),
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    /// What `verify` finds and `remove_damaged` removes after `harm` to a tree (its list, its
+    /// folder) and a blob: the problems that are left, and whether the tree counts as there.
+    #[track_caller]
+    fn check(harm: impl Fn(&Path, &Path, &Path), expected: usize) {
+        let folder = tempfile::tempdir().expect("a folder");
+        let store = Store::open(&folder.path().join("store")).expect("opens");
+        let blob = store.write_blob(b"bytes").expect("written");
+        let scratch = store.scratch("t").expect("scratch");
+        let out = scratch.path().join("out");
+        fs::create_dir_all(out.join("shut")).expect("mkdir");
+        fs::write(out.join("shut/file"), "x").expect("write");
+        let (digest, _) = store.keep_tree(&out).expect("kept");
+        let tree = store.tree_path(&digest);
+        let list = tree.with_extension("tree");
+        harm(&list, &tree, &store.blob_path(&blob));
+        let damage = store.verify().expect("verifies");
+        assert_eq!(damage.len(), expected, "{damage:?}");
+        for found in &damage {
+            store.remove_damaged(found).expect("removed");
+        }
+        assert_eq!(store.verify().expect("verifies"), []);
+        assert!(!store.has_tree(&digest) && !tree.exists());
+    }
+
+    #[test]
+    fn a_list_without_its_folder() {
+        check(|_, tree, _| fs::remove_dir_all(tree).expect("removed"), 1);
+    }
+
+    #[test]
+    fn list_and_folder_damaged() {
+        let harm = |list: &Path, tree: &Path, _: &Path| {
+            fs::write(list, "no list").expect("written");
+            fs::write(tree.join("shut/file"), "y").expect("written");
+            // Steps leave folders that nobody may write into.
+            fs::set_permissions(tree.join("shut"), fs::Permissions::from_mode(0o555))
+                .expect("chmod");
+        };
+        check(harm, 2);
+    }
+
+    #[test]
+    fn a_damaged_list_takes_its_folder_along() {
+        check(|list, _, _| fs::write(list, "no list").expect("written"), 1);
+    }
+
+    #[test]
+    fn a_file_in_place_of_the_folder() {
+        let harm = |_: &Path, tree: &Path, blob: &Path| {
+            fs::remove_dir_all(tree).expect("removed");
+            fs::write(tree, "").expect("written");
+            fs::remove_file(blob).expect("removed");
+            fs::write(blob, "other").expect("written");
+        };
+        check(harm, 2);
     }
 }

@@ -23,4 +23,5 @@ mod reuse;
 mod sandbox;
 mod start;
 mod support;
+mod traced;
 mod usage;

@@ -8,7 +8,7 @@ use rustix::process::Signal;
 use crate::support::{Forge, Server, app, example, folder, give, ran, text, wait, warm, warm_lock};
 
 #[test]
-fn an_edit_runs_what_reads_it_by_declaration() {
+fn an_edit_runs_what_reads_it() {
     let (store, _, digest) = warm();
     let forge = Forge::new(store);
     let app = example("django-logbook");
@@ -212,4 +212,28 @@ fn gc_and_damage() {
     assert!(forge.run(&["store", "verify", "--repair"]).status.success());
     assert_eq!(forge.build(&app, &[]), digest);
     assert!(forge.run(&["store", "verify"]).status.success());
+}
+
+#[test]
+fn settings_of_the_machine_do_not_choose_what_is_fetched() {
+    let step = "[[step]]\nname = \"fetch\"\nabout = \"fetch\"\nnetwork = true\nroot = [\"base\"]\n\
+                command = [\"sh\", \"-eu\", \"-c\", \"if env | grep -q PIP_PRE; then exit 1; fi; \
+                test $UV_INDEX_TEAM_PASSWORD = secret; mkdir /opt/fetched; \
+                cp /tmp/home/.npmrc /opt/fetched\"]\noutputs = [\"opt/fetched\"]\nin_image = true\n";
+    let (store, _, _) = warm();
+    let (home, app) = (folder("home"), with_step("chosen", step));
+    fs::write(home.join(".npmrc"), "omit=dev\nregistry=https://npm.example/\n").unwrap();
+    give(&home);
+    let forge = Forge::new(store).with("PIP_PRE", "1").with("UV_INDEX_TEAM_PASSWORD", "secret");
+    let words = ["build", &app.display().to_string(), "--output", "oci:image"];
+    let run = forge.command(&words).current_dir(&app).env("HOME", &home).output().unwrap();
+    assert!(run.status.success(), "{}", text(&run.stderr));
+    let expected = "registry=https://npm.example/\n";
+    let found = fs::read_dir(store.join("trees"))
+        .unwrap()
+        .filter_map(|entry| {
+            fs::read_to_string(entry.unwrap().path().join("opt/fetched/.npmrc")).ok()
+        })
+        .next();
+    assert_eq!(found.as_deref(), Some(expected));
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
-use std::os::unix::fs::{PermissionsExt, chown};
+use std::os::unix::fs::{PermissionsExt, lchown};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::OnceLock;
@@ -74,7 +74,8 @@ pub fn give(path: &Path) {
     if !is_root() {
         return;
     }
-    chown(path, Some(ORDINARY), Some(ORDINARY)).unwrap();
+    // A link itself: it may lead nowhere.
+    lchown(path, Some(ORDINARY), Some(ORDINARY)).unwrap();
     if path.is_dir() && !path.is_symlink() {
         for entry in fs::read_dir(path).unwrap() {
             give(&entry.unwrap().path());

@@ -116,6 +116,38 @@ fn files_links_and_modes() {
     assert_eq!((su.ino(), su.mtime()), (sg.ino(), 1_000_000_000));
 }
 
+/// Pins what comes of the same archive.
+#[test]
+fn what_is_unpacked_is_pinned() {
+    let (guard, list) = unpack(
+        &[
+            FOLDER,
+            ("./usr/", Directory, 0o555, ""),
+            ("./usr/bin/", Directory, 0o3777, ""),
+            ("./usr/bin/su", Regular, 0o4755, "su"),
+            ("./usr/bin/sg", Link, 0o4755, "./usr/bin/su"),
+            ("./usr/bin/sh", Symlink, 0o777, "su"),
+            ("./lib/there", Regular, 0o640, "through the link"),
+            ("./etc/", Directory, 0o755, ""),
+            ("./etc/c", Regular, 0o640, "c"),
+        ],
+        |root| {
+            std::fs::create_dir_all(root.join("usr/lib")).unwrap();
+            for folder in ["usr", "usr/lib"] {
+                let mode = PermissionsExt::from_mode(0o755);
+                std::fs::set_permissions(root.join(folder), mode).unwrap();
+            }
+            std::os::unix::fs::symlink("usr/lib", root.join("lib")).unwrap();
+        },
+    );
+    let tree = crate::tree::Tree::scan(&guard.path().join("root")).unwrap();
+    assert_eq!(
+        (crate::plan::key::PACKAGES, list.unwrap().len(), tree.digest().to_string().as_str()),
+        (1, 9, "sha256:fbce251e17de2ce319b2914bfa3b09d8273176f32bb0994e830e49d1492edb29"),
+        "the same archive gives something else: bump `PACKAGES` in src/plan/key.rs, and pin both"
+    );
+}
+
 #[test]
 fn merged_usr_links_are_followed_and_stay() {
     let merged = |root: &Path| {
