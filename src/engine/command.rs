@@ -1,20 +1,22 @@
 //! Runs a step's command in the sandbox, and takes what it made.
 
 use std::collections::BTreeMap;
+use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions};
 use std::io::{BufWriter, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use super::hints::{self, Whereabouts};
-use super::{Acted, Engine, EngineError};
+use super::{Acted, Engine, EngineError, given};
 use crate::digest::Digest;
 use crate::event::Event;
 use crate::plan::Step;
 use crate::sandbox::{self, Bind, Ended, Network, Reads, SandboxError, Spec};
 use crate::source::matcher;
 use crate::store::Scratch;
-use crate::tree::Tree;
+use crate::tree::{Node, STAMP, Tree};
 
 /// Where scripts and the shared download folder are seen in a step.
 const FORGE: &str = "/forge";
@@ -202,6 +204,10 @@ impl Engine<'_> {
             let dropped = matcher("a step's `drop`", step.drop.iter().map(String::as_str))?;
             drop_entries(&keep, "", &dropped).map_err(failed("clean", &keep))?;
         }
+        if let Some(selection) = given(self.plan, step) {
+            let app = self.snapshot.select(selection)?;
+            drop_untouched(&keep, &app).map_err(failed("clean", &keep))?;
+        }
         Ok(self.store.keep_tree(&keep)?)
     }
 }
@@ -258,6 +264,36 @@ fn drop_entries(
             } else if fs::read_dir(entry.path())?.next().is_none() {
                 fs::remove_dir(entry.path())?;
             }
+        }
+    }
+    Ok(())
+}
+
+/// Removes files of the app that the step has opened for writing and left as they were, and
+/// folders in which nothing else is: whether those are in `keep` depends on how the
+/// step was isolated. What it has written anew, with the same content even, stays.
+fn drop_untouched(keep: &Path, app: &Tree) -> std::io::Result<()> {
+    // What is in a folder comes after it, so backwards before it.
+    for (path, node) in app.entries.iter().rev() {
+        let full = keep.join(OsStr::from_bytes(path));
+        let Ok(there) = fs::symlink_metadata(&full) else { continue };
+        let mode_is = |mode: u32| there.mode() & 0o7777 == mode;
+        match node {
+            Node::File { mode, size, digest } if there.is_file() => {
+                if there.len() == *size
+                    && there.mtime() == STAMP
+                    && mode_is(*mode)
+                    && File::open(&full).and_then(Digest::of_reader)?.0 == *digest
+                {
+                    fs::remove_file(&full)?;
+                }
+            }
+            Node::Directory { mode, .. } if there.is_dir() && mode_is(*mode) => {
+                if fs::read_dir(&full)?.next().is_none() {
+                    fs::remove_dir(&full)?;
+                }
+            }
+            _ => {}
         }
     }
     Ok(())

@@ -279,11 +279,14 @@ pub fn run(
         return Err(SandboxError::Setup(failure));
     }
     let reads = recording.map(Recording::end).transpose()?;
-    if let Some(before) = before {
-        match spec.mode {
-            Mode::Namespaces => noted::drop_unchanged(spec, &before)?,
-            Mode::Chroot => chroot::collect_changes(spec, &before)?,
-        }
+    match (spec.mode, &before) {
+        (Mode::Chroot, Some(before)) => chroot::collect_changes(spec, before)?,
+        (Mode::Namespaces, Some(before)) => noted::drop_unchanged(spec, before)?,
+        (_, None) => {}
+    }
+    if spec.mode == Mode::Namespaces && !spec.interactive {
+        noted::spell_out_opaque(spec)?;
+        noted::drop_touched(spec)?;
     }
     let exit = match (status.code(), status.signal()) {
         // As shells report it; see `child::report`.

@@ -5,14 +5,16 @@
 //! so callers see no difference between the ways in which they were found.
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::fs::{self, Metadata};
 use std::io;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{CWD, FileType};
 
 use super::{SandboxError, Spec};
+use crate::tree::OPAQUE_ATTRIBUTE;
 
 /// What is noted of each entry: path below the root → stamp.
 pub(super) type Notes = BTreeMap<PathBuf, Noted>;
@@ -77,18 +79,20 @@ pub(super) fn note_below(root: &Path, below: &Path, notes: &mut Notes) -> Result
     Ok(())
 }
 
-/// The entries that were removed and whose folder is still there; those elsewhere than
-/// below the outputs, of which nobody will be told, are left out.
+/// Whether anybody will ask what became of a path.
+fn asked_for(spec: &Spec, path: &Path) -> bool {
+    spec.outputs.iter().any(|output| {
+        output.is_empty() || path.starts_with(output) || Path::new(output).starts_with(path)
+    })
+}
+
+/// The entries that were removed and whose folder is still there; those
+/// elsewhere than below the outputs, of which nobody will be told, are left out.
 pub(super) fn removed<'n>(
     spec: &'n Spec,
     before: &'n Notes,
     after: &'n Notes,
 ) -> impl Iterator<Item = &'n PathBuf> {
-    let asked_for = |path: &Path| {
-        spec.outputs.iter().any(|output| {
-            output.is_empty() || path.starts_with(output) || Path::new(output).starts_with(path)
-        })
-    };
     let parent_is_there = |path: &Path| {
         path.parent().is_none_or(|parent| {
             parent.as_os_str().is_empty()
@@ -97,13 +101,110 @@ pub(super) fn removed<'n>(
     };
     before
         .keys()
-        .filter(move |path| !after.contains_key(*path) && asked_for(path) && parent_is_there(path))
+        .filter(move |path| !after.contains_key(*path) && parent_is_there(path))
+        .filter(move |path| asked_for(spec, path))
 }
 
 /// Puts the mark of a removed file at a path (overlayfs, "whiteouts").
 pub(super) fn mark_removed(path: &Path) -> Result<(), SandboxError> {
     rustix::fs::mknodat(CWD, path, FileType::CharacterDevice, rustix::fs::Mode::empty(), 0)
         .map_err(|error| failed("mark as removed", path)(error.into()))
+}
+
+/// Replaces overlayfs' mark of folders through which nothing below is seen by the marks of
+/// the single files that are gone. Whether it sets that mark depends on which layer had the
+/// folder, which is no part of a result.
+pub(super) fn spell_out_opaque(spec: &Spec) -> Result<(), SandboxError> {
+    let upper = spec.scratch.join("upper");
+    for (path, _) in note(&upper)?.iter().filter(|(_, noted)| noted.is_directory()) {
+        let full = upper.join(path);
+        if is_opaque(&full) {
+            rustix::fs::removexattr(&full, OPAQUE_ATTRIBUTE)
+                .map_err(|error| failed("clean", &full)(error.into()))?;
+            hide(spec, path)?;
+        }
+    }
+    Ok(())
+}
+
+/// Marks as removed what the layers have in a folder, and its namesake in `upper/` has not.
+fn hide(spec: &Spec, folder: &Path) -> Result<(), SandboxError> {
+    for (name, is_directory) in below_in(spec, folder)? {
+        let path = folder.join(name);
+        let full = spec.scratch.join("upper").join(&path);
+        match fs::symlink_metadata(&full) {
+            Ok(there) if there.is_dir() && is_directory => hide(spec, &path)?,
+            Ok(_) => {}
+            Err(_) if asked_for(spec, &path) => mark_removed(&full)?,
+            Err(_) => {}
+        }
+    }
+    Ok(())
+}
+
+/// The entries that a folder has in the layers, taken together; whether each is a folder.
+fn below_in(spec: &Spec, folder: &Path) -> Result<BTreeMap<OsString, bool>, SandboxError> {
+    let mut entries = BTreeMap::new();
+    for layer in &spec.layers {
+        let full = layer.join(folder);
+        if hides_all(layer, folder) || is_opaque(&full) {
+            entries.clear();
+        }
+        if !fs::symlink_metadata(&full).is_ok_and(|there| there.is_dir()) {
+            continue;
+        }
+        for entry in fs::read_dir(&full).map_err(failed("read", &full))? {
+            let entry = entry.map_err(failed("read", &full))?;
+            let kind = entry.file_type().map_err(failed("read", &entry.path()))?;
+            if kind.is_char_device() {
+                entries.remove(&entry.file_name());
+            } else {
+                entries.insert(entry.file_name(), kind.is_dir());
+            }
+        }
+    }
+    Ok(entries)
+}
+
+/// Whether something that a layer has on the way to a path, or at it, hides what lower
+/// layers have at the path.
+fn hides_all(layer: &Path, path: &Path) -> bool {
+    let is_other =
+        |path: &Path| fs::symlink_metadata(layer.join(path)).is_ok_and(|there| !there.is_dir());
+    is_other(path)
+        || path.ancestors().skip(1).any(|folder| is_other(folder) || is_opaque(&layer.join(folder)))
+}
+
+/// Takes out of `upper/` the folders that overlayfs has copied there because something was
+/// made and removed in them: empty ones that are as the layers below have them.
+pub(super) fn drop_touched(spec: &Spec) -> Result<(), SandboxError> {
+    let upper = spec.scratch.join("upper");
+    for (path, noted) in note(&upper)?.iter().rev().filter(|(_, noted)| noted.is_directory()) {
+        let full = upper.join(path);
+        if fs::read_dir(&full).map_err(failed("read", &full))?.next().is_none()
+            && below(spec, path).is_some_and(|there| there.mode == noted.mode)
+        {
+            fs::remove_dir(&full).map_err(failed("remove", &full))?;
+        }
+    }
+    Ok(())
+}
+
+/// What the layers have at a path, the uppermost that has something.
+fn below(spec: &Spec, path: &Path) -> Option<Noted> {
+    for layer in spec.layers.iter().rev() {
+        if let Ok(there) = fs::symlink_metadata(layer.join(path)) {
+            return Some(Noted::of(&there));
+        }
+        if hides_all(layer, path) {
+            return None;
+        }
+    }
+    None
+}
+
+fn is_opaque(path: &Path) -> bool {
+    rustix::fs::lgetxattr(path, OPAQUE_ATTRIBUTE, &mut [0_u8; 4]).is_ok()
 }
 
 /// Takes out of `upper/` again what was put there before the command ran and is as it was,

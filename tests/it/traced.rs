@@ -457,6 +457,78 @@ fn every_way_of_reading_is_seen() {
     }
 }
 
+/// What a step may do to files of the app besides writing new ones.
+const CHANGES: &str = r#"
+import os, shutil
+
+os.chdir("/workspace")
+os.mkdir("/out")
+# Nothing remains of these.
+open("touched/new", "w").close()
+os.remove("touched/new")
+open("opened", "r+").close()
+os.chown("owned", 0, 0)
+# These are other than they were, or written anew.
+open("appended", "a").write("more")
+open("same", "w").write("content")
+os.chmod("chmod", 0o755)
+os.rename("renamed", "moved")
+os.remove("removed")
+os.remove("folder/removed")
+shutil.rmtree("emptied")
+shutil.rmtree("replaced")
+os.mkdir("replaced")
+open("replaced/new", "w").write("new")
+shutil.rmtree("made-empty")
+os.mkdir("made-empty")
+os.symlink("same", "link")
+os.link("linked", "other-name")
+shutil.move("tree", "moved-tree")
+os.remove("becomes")
+os.mkdir("becomes")
+open("becomes/a", "w").write("a folder now")
+shutil.rmtree("turns")
+open("turns", "w").write("a file now")
+os.utime("dated")
+"#;
+
+#[test]
+fn the_same_result_however_a_step_is_isolated() {
+    let files: Vec<(&str, &str)> = [
+        "appended",
+        "becomes",
+        "chmod",
+        "dated",
+        "emptied/a",
+        "folder/removed",
+        "folder/stays",
+        "linked",
+        "made-empty/a",
+        "opened",
+        "owned",
+        "removed",
+        "renamed",
+        "replaced/a",
+        "replaced/b/c",
+        "same",
+        "touched/a",
+        "tree/a",
+        "tree/b/c",
+        "turns/a",
+    ]
+    .map(|path| (path, "content"))
+    .into();
+    let app = scripted("changes", CHANGES, &files);
+    let forge = Forge::new(&warm().0);
+    let digest = forge.build(&app, &[]);
+    assert_eq!(forge.build(&app, &["--verify-trace"]), digest);
+    if is_root() {
+        let forge = Forge::new(&folder("chroot-store")).by_caller().with("FORGE_SANDBOX", "chroot");
+        assert_eq!(forge.build(&app, &[]), digest);
+        assert_eq!(forge.build(&app, &["--verify-trace"]), digest);
+    }
+}
+
 /// Where access times are not kept, and no namespace can be made: all files count, and forge
 /// says so. What other machines have recorded is of use all the same.
 #[test]
