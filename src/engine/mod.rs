@@ -367,33 +367,45 @@ impl Engine<'_> {
         key: &Digest,
         inputs: &[Digest],
     ) -> Result<(Digest, Known), EngineError> {
-        let traced = self.traced(step, inputs)?;
         if let Some(output) = self.store.get::<Output>(Table::Outputs, key)? {
-            if self.check && !step.network {
-                return self.compare(state, step, key, inputs, &output.tree);
-            }
-            if let Some(traced) = &traced
-                && let Some(recalled) = self.recall_tree(traced, &output.tree)?
-            {
-                return self.reuse(state, step, traced, key, inputs, recalled);
-            }
-            self.note_said(state, step, &output);
-            return Ok((output.tree, Known::Store));
+            return self.reuse_whole(state, step, key, inputs, &output);
         }
         let _held = self.lock_key(step, key)?;
         if let Some(output) = self.store.get::<Output>(Table::Outputs, key)? {
-            self.note_said(state, step, &output);
-            return Ok((output.tree, Known::Store));
+            return self.reuse_whole(state, step, key, inputs, &output);
         }
-        if let Some(traced) = &traced
-            && let Some(recalled) = self.recall(state, step, traced, key)?
+        if let Some(traced) = self.traced(step, inputs)?
+            && let Some(recalled) = self.recall(state, step, &traced, key)?
         {
             if self.check {
                 return self.compare(state, step, key, inputs, &recalled.output.tree);
             }
-            return self.reuse(state, step, traced, key, inputs, recalled);
+            return self.reuse(state, step, &traced, key, inputs, recalled);
         }
         self.cached_or_run(state, step, key, inputs)
+    }
+
+    /// Takes a result that is known for just these inputs.
+    fn reuse_whole(
+        &self,
+        state: &State,
+        step: &Step,
+        key: &Digest,
+        inputs: &[Digest],
+        output: &Output,
+    ) -> Result<(Digest, Known), EngineError> {
+        if self.check && !step.network {
+            return self.compare(state, step, key, inputs, &output.tree);
+        }
+        // By which recording it is known too is of interest to the cache, and to who checks.
+        if (self.cache.is_some() || self.verify > 0)
+            && let Some(traced) = self.traced(step, inputs)?
+            && let Some(recalled) = self.recall_tree(&traced, &output.tree)?
+        {
+            return self.reuse(state, step, &traced, key, inputs, recalled);
+        }
+        self.note_said(state, step, output);
+        Ok((output.tree, Known::Store))
     }
 
     /// Holds a step's key. Locks are taken from a step to its inputs, never back,
