@@ -14,13 +14,14 @@ use super::machine::{open_store, probe_mode};
 use super::settings::{self, AppSettings, UserSettings};
 use super::{Common, Isolation, notices, registries};
 use crate::buildpack::{self, Library, Planned, Wishes};
+use crate::digest::Fields;
 use crate::event::{Event, Events, FactShown, StepShown};
 use crate::facts::{self, FactError, Facts, Files};
 use crate::lock::{self, Lock};
 use crate::registry::{Access, RegistryError};
 use crate::sandbox::{self, Mode};
-use crate::source::{IgnoredConfig, Rules, Snapshot};
-use crate::store::Store;
+use crate::source::{IgnoredConfig, Rules, Seen, Snapshot};
+use crate::store::{Store, Table};
 
 /// The launcher that images start with, compiled by the build script.
 const LAUNCHER: &[u8] = include_bytes!(env!("FORGE_LAUNCHER"));
@@ -116,7 +117,14 @@ impl App {
         let ignored_config =
             if stays_out { IgnoredConfig::StaysOut } else { IgnoredConfig::Counts };
         let rules = Rules::new(&source.include, &source.exclude, ignored_config)?.without(&own)?;
-        Ok(Snapshot::take(&self.folder, &rules)?)
+        let key = Fields::new("forge-source").text(&root.to_string_lossy()).finish();
+        let known: Option<String> = self.store.get(Table::Sources, &key)?;
+        let known = known.and_then(|text| Seen::parse(&text)).unwrap_or_default();
+        let (snapshot, seen) = Snapshot::take_again(&self.folder, &rules, &known)?;
+        if seen != known {
+            self.store.put(Table::Sources, &key, &seen.text())?;
+        }
+        Ok(snapshot)
     }
 
     pub(super) fn facts(&self, snapshot: &Snapshot) -> Result<Facts, Failure> {

@@ -6,6 +6,7 @@
 mod dockerignore;
 mod project;
 mod rules;
+mod seen;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
@@ -23,6 +24,8 @@ use crate::tree::{Node, Tree};
 use rules::{AppRules, LOCKS, example_of};
 
 pub use rules::{By, Decision, IgnoredConfig, Rules, matcher};
+pub use seen::Seen;
+use seen::Stamp;
 
 /// What a file of the app is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -124,6 +127,20 @@ impl Snapshot {
     /// # Errors
     /// A folder or file that cannot be read; a rule that does not parse.
     pub fn take(root: &Path, rules: &Rules) -> Result<Snapshot, SourceError> {
+        Snapshot::take_again(root, rules, &Seen::default()).map(|(snapshot, _)| snapshot)
+    }
+
+    /// Reads the folder, but for the files that have not been touched since they were `seen`.
+    /// What is seen now is for the next time.
+    ///
+    /// # Errors
+    /// As [`Snapshot::take`].
+    pub fn take_again(
+        root: &Path,
+        rules: &Rules,
+        seen: &Seen,
+    ) -> Result<(Snapshot, Seen), SourceError> {
+        let began = seen::now();
         if !root.is_dir() {
             return Err(SourceError::NotAFolder { path: root.to_owned() });
         }
@@ -134,15 +151,19 @@ impl Snapshot {
         walk.folder(String::new(), &mut Vec::new())?;
         let Walk { found, decisions, .. } = walk;
         let unfit_dockerignore = rules.unfit.clone();
-        let entries: Result<BTreeMap<String, Entry>, SourceError> =
-            found.into_par_iter().map(|path| read(&root, path)).collect();
-        let entries = entries?;
-        let files = entries
-            .iter()
-            .filter(|(_, entry)| matches!(entry, Entry::File { .. }))
-            .map(|(path, _)| path.clone())
-            .collect();
-        Ok(Snapshot { root, entries, files, decisions, unfit_dockerignore })
+        let read: Result<Vec<(String, Entry, Option<Stamp>)>, SourceError> =
+            found.into_par_iter().map(|path| read(&root, path, seen)).collect();
+        let (mut entries, mut files, mut stamps) = (BTreeMap::new(), Vec::new(), BTreeMap::new());
+        for (path, entry, stamp) in read? {
+            if let (Entry::File { digest, .. }, Some(stamp)) = (&entry, stamp) {
+                stamps.insert(path.clone(), (stamp, *digest));
+                files.push(path.clone());
+            }
+            entries.insert(path, entry);
+        }
+        files.sort();
+        let snapshot = Snapshot { root, entries, files, decisions, unfit_dockerignore };
+        Ok((snapshot, Seen::new(stamps, began)))
     }
 
     /// The files of the selection, as they will stand in the image.
@@ -243,20 +264,27 @@ impl Snapshot {
     }
 }
 
-fn read(root: &Path, path: String) -> Result<(String, Entry), SourceError> {
+/// An entry, and of a file what it looks like.
+fn read(
+    root: &Path,
+    path: String,
+    seen: &Seen,
+) -> Result<(String, Entry, Option<Stamp>), SourceError> {
     let full = root.join(&path);
     let metadata = fs::symlink_metadata(&full).map_err(failed("read", &full))?;
-    let entry = if metadata.is_symlink() {
+    if metadata.is_symlink() {
         let target = fs::read_link(&full).map_err(failed("read", &full))?;
-        Entry::Link(
-            target.into_os_string().into_string().map_err(|_| SourceError::Name { path: full })?,
-        )
-    } else {
-        let (digest, size) =
-            File::open(&full).and_then(Digest::of_reader).map_err(failed("read", &full))?;
-        Entry::File { executable: metadata.mode() & 0o111 != 0, size, digest }
+        let target = target.into_os_string().into_string();
+        let link = Entry::Link(target.map_err(|_| SourceError::Name { path: full })?);
+        return Ok((path, link, None));
+    }
+    let stamp = Stamp::of(&metadata);
+    let (digest, size) = match seen.digest(&path, &stamp) {
+        Some(digest) => (digest, metadata.len()),
+        None => File::open(&full).and_then(Digest::of_reader).map_err(failed("read", &full))?,
     };
-    Ok((path, entry))
+    let entry = Entry::File { executable: metadata.mode() & 0o111 != 0, size, digest };
+    Ok((path, entry, Some(stamp)))
 }
 
 struct Walk<'a> {
@@ -400,6 +428,36 @@ mod tests {
                 "manage.py",
                 "secret",
             ],
+        );
+    }
+
+    #[test]
+    fn what_was_seen_is_not_read_again() {
+        let folder = app(&[("a", "one"), ("b", "two")]);
+        let rules = Rules::default();
+        let take =
+            |seen: &Seen| Snapshot::take_again(folder.path(), &rules, seen).expect("a snapshot").0;
+        let first = take(&Seen::default());
+        // As if it had been looked at some time after the files were written.
+        let other = Digest::of(b"what is said to be in it");
+        let stamp =
+            |path: &str| Stamp::of(&fs::symlink_metadata(folder.path().join(path)).expect("there"));
+        let seen = Seen::new(BTreeMap::from([("a".to_owned(), (stamp("a"), other))]), i64::MAX);
+        let again = take(&seen);
+        assert!(
+            matches!(again.entries["a"], Entry::File { digest, size: 3, .. } if digest == other)
+        );
+        assert_eq!(again.entries["b"], first.entries["b"]);
+        assert_eq!((again.files, again.decisions), (first.files, first.decisions));
+        // Same name, length and times, another file.
+        fs::write(folder.path().join("c"), "new").expect("write");
+        let times = fs::symlink_metadata(folder.path().join("a")).expect("there");
+        let times = fs::FileTimes::new().set_modified(times.modified().expect("a time"));
+        let file = File::options().write(true).open(folder.path().join("c")).expect("open");
+        file.set_times(times).expect("set");
+        fs::rename(folder.path().join("c"), folder.path().join("a")).expect("rename");
+        assert!(
+            matches!(take(&seen).entries["a"], Entry::File { digest, .. } if digest == Digest::of(b"new"))
         );
     }
 

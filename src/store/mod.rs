@@ -127,10 +127,12 @@ pub enum Table {
     Recordings,
     /// An app's folder and a step → its last run, for people.
     Runs,
+    /// An app's folder → what its files were when they were last read.
+    Sources,
 }
 
 impl Table {
-    const ALL: [Table; 7] = [
+    const ALL: [Table; 8] = [
         Table::Outputs,
         Table::Layers,
         Table::Images,
@@ -138,6 +140,7 @@ impl Table {
         Table::Places,
         Table::Recordings,
         Table::Runs,
+        Table::Sources,
     ];
 
     fn folder(self) -> &'static str {
@@ -149,6 +152,7 @@ impl Table {
             Table::Places => "places-1",
             Table::Recordings => "recordings-1",
             Table::Runs => "runs-1",
+            Table::Sources => "sources-1",
         }
     }
 }
