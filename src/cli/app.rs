@@ -118,7 +118,7 @@ impl App {
             if stays_out { IgnoredConfig::StaysOut } else { IgnoredConfig::Counts };
         let rules = Rules::new(&source.include, &source.exclude, ignored_config)?.without(&own)?;
         let key = Fields::new("forge-source").text(&root.to_string_lossy()).finish();
-        let known: Option<String> = self.store.get(Table::Sources, &key)?;
+        let known: Option<String> = self.store.hint(Table::Sources, &key)?;
         let known = known.and_then(|text| Seen::parse(&text)).unwrap_or_default();
         let (snapshot, seen) = Snapshot::take_again(&self.folder, &rules, &known)?;
         if seen != known {

@@ -128,7 +128,8 @@ pub(super) fn build(common: &Common, arguments: &BuildArguments) -> Result<ExitC
         let snapshot = app.snapshot_without(&written)?;
         let facts = app.facts(&snapshot)?;
         let mut planned = app.plan(&snapshot, &facts, &events)?;
-        if arguments.no_trace || app.settings.build.trace == Some(false) {
+        let without_trace = arguments.no_trace || app.settings.build.trace == Some(false);
+        if without_trace {
             for step in &mut planned.plan.steps {
                 step.traced = false;
             }
@@ -155,11 +156,10 @@ pub(super) fn build(common: &Common, arguments: &BuildArguments) -> Result<ExitC
         let lost = || cache.as_ref().map_or(0, SharedCache::lost);
 
         let needs_bytes = !arguments.push || !outputs.is_empty();
-        let known = if needs_bytes || arguments.check || arguments.verify_trace.is_some() {
-            None
-        } else {
-            work.known(&settings, &lock.whole_text())?
-        };
+        // Whoever doubts results does not take the image that was made of them.
+        let doubts = arguments.check || arguments.verify_trace.is_some() || without_trace;
+        let known =
+            if needs_bytes || doubts { None } else { work.known(&settings, &lock.whole_text())? };
         if let Some((image, repository)) = known {
             events.send(Event::ImageKnown { repository });
             // It may refuse, and then no tag may have moved.

@@ -328,6 +328,10 @@ impl Cache for SharedCache<'_> {
         let mut sets = PathSets::default();
         for (at, _) in self.asked() {
             match self.look(at, weak, |state| &mut state.recordings) {
+                Ok(Some(Recording { sets, distrusted: true, .. })) => {
+                    let sets = sets.into_iter().take(1).map(PathSet).collect();
+                    return PathSets { sets, distrusted: true };
+                }
                 Ok(Some(recording)) => {
                     let new = recording.sets.into_iter().map(PathSet);
                     sets.sets.extend(new.take(recorded::MOST));

@@ -46,7 +46,7 @@ pub(super) fn plan(common: &Common, arguments: &PlanArguments) -> Result<ExitCod
         let planned = app.plan(&snapshot, &facts, &events)?;
         if let Some(step) = &arguments.files {
             let key = run_key(&app.root_name()?, step);
-            let run: Option<Run> = app.store.get(Table::Runs, &key)?;
+            let run: Option<Run> = app.store.hint(Table::Runs, &key)?;
             let read = run.and_then(|run| run.read);
             return files::text(&snapshot, &planned.plan, step, read.as_ref());
         }

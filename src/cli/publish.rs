@@ -160,15 +160,27 @@ impl SharedCache<'_> {
         recorded: &Recorded,
     ) -> Result<(), RegistryError> {
         let known = self.look(0, &recorded.weak, |state| &mut state.recordings)?;
-        let sets = known.into_iter().flat_map(|known| known.sets).map(PathSet).collect();
-        let mut sets = PathSets { sets };
+        let known = known.map(|known| PathSets {
+            sets: known.sets.into_iter().map(PathSet).collect(),
+            distrusted: known.distrusted,
+        });
+        let mut sets = known.unwrap_or_default();
+        let Recorded { weak, read, distrusted, .. } = recorded;
         // One that is known need not come first: that would be a request of each build.
-        if sets.sets.contains(&recorded.read) {
+        if sets.distrusted || sets.sets.contains(read) && !distrusted {
             return Ok(());
         }
-        sets.add(&recorded.read);
-        let sets = sets.sets.into_iter().map(|set| set.0).collect();
-        let recording = Recording { key: recorded.weak, step: step.to_owned(), sets };
+        if *distrusted {
+            sets = PathSets { sets: vec![read.clone()], distrusted: true };
+        } else {
+            sets.add(read);
+        }
+        let recording = Recording {
+            key: *weak,
+            step: step.to_owned(),
+            sets: sets.sets.into_iter().map(|set| set.0).collect(),
+            distrusted: sets.distrusted,
+        };
         match recording.fitting() {
             Ok(recording) if recording.sets.is_empty() => {
                 self.events.notice(

@@ -15,7 +15,7 @@ use super::{Common, interrupt, view};
 use crate::engine::EngineError;
 use crate::image::Image;
 use crate::plan::APP_USER;
-use crate::sandbox::{self, Bind, Exit, Network, Running, Spec};
+use crate::sandbox::{self, Bind, Exit, Given, Network, Running, Spec};
 
 #[derive(Clone, Debug, Args)]
 pub(super) struct RunArguments {
@@ -61,7 +61,7 @@ pub(super) fn run(common: &Common, arguments: &RunArguments) -> Result<ExitCode,
         layers: roots,
         scratch: scratch.path().to_owned(),
         outputs: Vec::new(),
-        traced: false,
+        given: Given::Results,
         binds,
         network: Network::Host,
         command: argv,

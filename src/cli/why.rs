@@ -37,7 +37,7 @@ pub(super) fn why(common: &Common, arguments: &WhyArguments) -> Result<ExitCode,
         let step = runnable(&plan, &arguments.step)?;
         let folder = app.root_name()?;
         let last = |step: &Step| -> Result<Option<Run>, Failure> {
-            Ok(app.store.get(Table::Runs, &run_key(&folder, &step.name))?)
+            Ok(app.store.hint(Table::Runs, &run_key(&folder, &step.name))?)
         };
         let Some(run) = last(step)? else {
             let what = format!("the app was not built with step `{}` on this machine", step.name);

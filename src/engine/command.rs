@@ -9,11 +9,11 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use super::hints::{self, Whereabouts};
-use super::{Acted, Engine, EngineError, given};
+use super::{Acted, Engine, EngineError};
 use crate::digest::Digest;
 use crate::event::Event;
 use crate::plan::Step;
-use crate::sandbox::{self, Bind, Ended, Network, Reads, SandboxError, Spec};
+use crate::sandbox::{self, Bind, Ended, Given, Network, Reads, SandboxError, Spec};
 use crate::source::matcher;
 use crate::store::Scratch;
 use crate::tree::{Node, STAMP, Tree};
@@ -49,7 +49,7 @@ impl Engine<'_> {
             below = others;
         }
         let reads = self.execute(step, key, below, command, files, &scratch)?;
-        let (tree, list) = self.take_outputs(step, &scratch)?;
+        let (tree, list) = self.take_outputs(step, inputs, &scratch)?;
         Ok(Acted { tree, list, reads })
     }
 
@@ -63,7 +63,7 @@ impl Engine<'_> {
         Ok(self.store.scratch(&label)?)
     }
 
-    /// Runs the command with the inputs as its file system; those of the app of a traced step
+    /// Runs the command with the inputs as its file system; those of the app
     /// are in `upper/` of the scratch folder.
     pub(super) fn execute(
         &self,
@@ -102,7 +102,11 @@ impl Engine<'_> {
             layers: stacked(inputs).into_iter().map(|tree| self.store.tree_path(tree)).collect(),
             scratch: scratch.path().to_owned(),
             outputs: step.outputs.iter().map(|output| output.path.clone()).collect(),
-            traced: self.app_files(step).is_some(),
+            given: match self.app_files(step) {
+                Some(_) if step.traced => Given::Traced,
+                Some(_) => Given::Inputs,
+                None => Given::Results,
+            },
             binds,
             network: if step.network { Network::Host } else { Network::Offline },
             command: command.to_vec(),
@@ -173,8 +177,20 @@ impl Engine<'_> {
     pub(super) fn take_outputs(
         &self,
         step: &Step,
+        inputs: &[Digest],
         scratch: &Scratch,
     ) -> Result<(Digest, Tree), EngineError> {
+        let app = match self.app_files(step) {
+            Some(selection) => self.snapshot.select(selection)?,
+            None => Tree::default(),
+        };
+        // What an input has is there, though the step has made nothing in it.
+        let is_given = |path: &str| {
+            app.entries.contains_key(path.as_bytes())
+                || inputs
+                    .iter()
+                    .any(|tree| fs::symlink_metadata(self.store.tree_path(tree).join(path)).is_ok())
+        };
         let upper = scratch.path().join("upper");
         let keep = scratch.path().join("keep");
         for output in &step.outputs {
@@ -184,7 +200,7 @@ impl Engine<'_> {
                 fs::symlink_metadata(upper.join(parent)).is_ok_and(|there| there.is_dir())
             });
             let there = parents_are_folders && fs::symlink_metadata(&from).is_ok();
-            if !there && output.optional {
+            if !there && (output.optional || is_given(&output.path)) {
                 continue;
             }
             if !there {
@@ -204,10 +220,7 @@ impl Engine<'_> {
             let dropped = matcher("a step's `drop`", step.drop.iter().map(String::as_str))?;
             drop_entries(&keep, "", &dropped).map_err(failed("clean", &keep))?;
         }
-        if let Some(selection) = given(self.plan, step) {
-            let app = self.snapshot.select(selection)?;
-            drop_untouched(&keep, &app).map_err(failed("clean", &keep))?;
-        }
+        drop_untouched(&keep, &app).map_err(failed("clean", &keep))?;
         Ok(self.store.keep_tree(&keep)?)
     }
 }

@@ -313,7 +313,7 @@ impl Engine<'_> {
                 let inputs = state.inputs(self, step);
                 let (tree, from) = self.known_or_run(state, step, &inputs)?;
                 if !matches!(from, Known::Ran) {
-                    self.note_found(state, step, matches!(from, Known::Cache))?;
+                    self.note_found(state, step, &inputs)?;
                 }
                 (tree, Some(from))
             }
@@ -370,16 +370,17 @@ impl Engine<'_> {
         if let Some(output) = self.store.get::<Output>(Table::Outputs, key)? {
             return self.reuse_whole(state, step, key, inputs, &output);
         }
+        if let Some(known) = self.recalled(state, step, key, inputs)? {
+            return Ok(known);
+        }
         let _held = self.lock_key(step, key)?;
         if let Some(output) = self.store.get::<Output>(Table::Outputs, key)? {
             return self.reuse_whole(state, step, key, inputs, &output);
         }
-        if let Some(traced) = self.traced(step, inputs)?
+        if !self.check
+            && let Some(traced) = self.traced(step, inputs)?
             && let Some(recalled) = self.recall(state, step, &traced, key)?
         {
-            if self.check {
-                return self.compare(state, step, key, inputs, &recalled.output.tree);
-            }
             return self.reuse(state, step, &traced, key, inputs, recalled);
         }
         self.cached_or_run(state, step, key, inputs)
@@ -397,8 +398,7 @@ impl Engine<'_> {
         if self.check && !step.network {
             return self.compare(state, step, key, inputs, &output.tree);
         }
-        // By which recording it is known too is of interest to the cache, and to who checks.
-        if (self.cache.is_some() || self.verify > 0)
+        if self.wants_recordings()
             && let Some(traced) = self.traced(step, inputs)?
             && let Some(recalled) = self.recall_tree(&traced, &output.tree)?
         {
@@ -497,7 +497,7 @@ impl Engine<'_> {
             self.keep_reads(state, step, &traced, reads.as_ref(), tree)?;
         }
         self.store.put(Table::Outputs, key, &Output::made(step, tree))?;
-        self.note_run(state, step, run)?;
+        self.note_run(state, step, key, run)?;
         self.finished(state, step, started, tree, &list);
         Ok(tree)
     }

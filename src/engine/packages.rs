@@ -84,7 +84,7 @@ impl Engine<'_> {
                     .map_err(failed("chmod", &path))?;
             }
         }
-        self.take_outputs(step, &scratch)
+        self.take_outputs(step, inputs, &scratch)
     }
 
     /// Brings every .deb that the store does not have.

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::{Engine, EngineError, State, is_told};
 use crate::digest::{Digest, Fields};
 use crate::event::Reason;
+use crate::plan::key::key;
 use crate::plan::recorded::PathSet;
 use crate::plan::{Action, Plan, Selection, Step};
 use crate::store::Table;
@@ -45,7 +46,7 @@ pub fn run_key(folder: &str, step: &str) -> Digest {
 /// Which of the app's files a step is given, traced or not.
 #[must_use]
 pub fn given<'p>(plan: &'p Plan, step: &Step) -> Option<&'p Selection> {
-    step.root.iter().find_map(|name| match &plan.step(name)?.action {
+    step.root.iter().rev().find_map(|name| match &plan.step(name)?.action {
         Action::Source { selection } => Some(selection),
         _ => None,
     })
@@ -179,10 +180,21 @@ impl Engine<'_> {
     }
 
     /// Notes a run that has ended well, or a result that was found.
-    pub(super) fn note_run(&self, state: &State, step: &Step, run: Run) -> Result<(), EngineError> {
+    pub(super) fn note_run(
+        &self,
+        state: &State,
+        step: &Step,
+        key: &Digest,
+        run: Run,
+    ) -> Result<(), EngineError> {
         let recorded = state.recorded[self.index(&step.name)].get();
-        let run = Run { read: recorded.map(|recorded| recorded.read.clone()), ..run };
-        Ok(self.store.put(Table::Runs, &run_key(self.folder, &step.name), &run)?)
+        let read = match recorded {
+            Some(recorded) => Some(recorded.read.clone()),
+            // Nobody looked it up this time.
+            None => run.read.clone().filter(|_| step.traced),
+        };
+        self.store.put(Table::Runs, &run_key(self.folder, &step.name), &Run { read, ..run })?;
+        Ok(self.store.put(Table::Runs, &self.found_key(step), key)?)
     }
 
     /// Notes what a result was found with, unless it is as it was: what nothing was done for
@@ -191,19 +203,24 @@ impl Engine<'_> {
         &self,
         state: &State,
         step: &Step,
-        is_new: bool,
+        inputs: &[Digest],
     ) -> Result<(), EngineError> {
-        let key = run_key(self.folder, &step.name);
-        if !is_told(step) || !is_new && self.store.has(Table::Runs, &key) {
+        let key = key(step, self.platform, inputs);
+        if !is_told(step) || self.store.hint(Table::Runs, &self.found_key(step))? == Some(key) {
             return Ok(());
         }
-        let reasons = self.last_run(step)?.map(|run| run.reasons).unwrap_or_default();
-        let run = Run { reasons, ..self.run_now(state, step)? };
-        self.note_run(state, step, run)
+        let last = self.last_run(step)?.unwrap_or_default();
+        let run = Run { reasons: last.reasons, read: last.read, ..self.run_now(state, step)? };
+        self.note_run(state, step, &key, run)
+    }
+
+    /// Where the key of what is noted of a step stands.
+    fn found_key(&self, step: &Step) -> Digest {
+        Fields::new("forge-run-key").text(self.folder).text(&step.name).finish()
     }
 
     fn last_run(&self, step: &Step) -> Result<Option<Run>, EngineError> {
-        Ok(self.store.get(Table::Runs, &run_key(self.folder, &step.name))?)
+        Ok(self.store.hint(Table::Runs, &run_key(self.folder, &step.name))?)
     }
 
     fn run_now(&self, state: &State, step: &Step) -> Result<Run, EngineError> {

@@ -7,13 +7,13 @@
 use std::time::Instant;
 
 use super::{Engine, EngineError, Known, Output, State, differences};
-use crate::digest::Digest;
+use crate::digest::{Digest, Fields};
 use crate::event::{Event, Reason};
 use crate::plan::recorded::{PathSet, PathSets, strong_key, weak_key};
 use crate::plan::{Action, Step};
 use crate::sandbox::Reads;
 use crate::store::Table;
-use crate::tree::Tree;
+use crate::tree::{Node, Tree};
 
 /// A traced step of this build.
 pub(super) struct Traced {
@@ -32,6 +32,8 @@ pub struct Recorded {
     pub read: PathSet,
     /// How many it was given.
     pub given: usize,
+    /// Whether no other path set counts.
+    pub distrusted: bool,
 }
 
 /// A result whose inputs have not changed, and its strong key.
@@ -40,15 +42,17 @@ pub(super) struct Recalled {
     pub(super) from: Known,
     strong: Digest,
     read: PathSet,
-    /// Whether it is found so for the first time: the app's files are others.
-    is_new: bool,
+}
+
+/// The key under which a recalled result is noted for a step's whole input.
+fn recalled_key(key: &Digest) -> Digest {
+    Fields::new("forge-step-recalled").digest(key).finish()
 }
 
 impl Traced {
-    fn recorded(&self, read: PathSet) -> Recorded {
-        let files = self.app.entries.values();
-        let given = files.filter(|node| matches!(node, crate::tree::Node::File { .. })).count();
-        Recorded { weak: self.weak, read, given }
+    /// How many files the step is given.
+    fn given(&self) -> usize {
+        self.app.entries.values().filter(|node| matches!(node, Node::File { .. })).count()
     }
 }
 
@@ -59,7 +63,8 @@ impl Engine<'_> {
         step: &Step,
         inputs: &[Digest],
     ) -> Result<Option<Traced>, EngineError> {
-        let (Some(selection), Some((_, others))) = (self.app_files(step), inputs.split_last())
+        let (true, Some(selection), Some((_, others))) =
+            (step.traced, self.app_files(step), inputs.split_last())
         else {
             return Ok(None);
         };
@@ -68,17 +73,16 @@ impl Engine<'_> {
         Ok(Some(Traced { app, weak }))
     }
 
-    /// Which of the app's files a traced step is given: its last input.
+    /// Which of the app's files a command is given: its last input.
     pub(super) fn app_files(&self, step: &Step) -> Option<&crate::plan::Selection> {
-        let last = step.root.last().filter(|_| step.traced)?;
+        let last = step.root.last()?;
         match &self.plan.steps[self.index(last)].action {
             Action::Source { selection } => Some(selection),
             _ => None,
         }
     }
 
-    /// A result of the same step, of whose inputs none that it read has changed. What is
-    /// found is noted under `key` as well.
+    /// A result of the same step, of whose inputs none that it read has changed.
     pub(super) fn recall(
         &self,
         state: &State,
@@ -87,28 +91,35 @@ impl Engine<'_> {
         key: &Digest,
     ) -> Result<Option<Recalled>, EngineError> {
         let Traced { app, weak } = traced;
-        let local: PathSets = self.store.get(Table::Recordings, weak)?.unwrap_or_default();
-        let keyed = |set: &PathSet| Some((strong_key(weak, set, app)?, set.clone()));
-        for (strong, read) in local.sets.iter().filter_map(keyed) {
+        let mut sets = self.path_sets(weak)?;
+        let keyed = |set: PathSet| Some((strong_key(weak, &set, app)?, set));
+        for (strong, read) in sets.sets.clone().into_iter().filter_map(keyed) {
             if let Some(output) = self.store.get::<Output>(Table::Outputs, &strong)? {
-                let from = Known::Store;
-                let found = Recalled { output, from, strong, read, is_new: true };
+                let found = Recalled { output, from: Known::Store, strong, read };
                 return self.note_recalled(traced, key, found).map(Some);
             }
         }
-        let Some(cache) = self.cache.filter(|_| !self.check) else { return Ok(None) };
+        let Some(cache) = self.cache else { return Ok(None) };
         let shared = cache.recorded(weak);
-        let unknown = shared.sets.iter().filter(|set| !local.sets.contains(set));
-        for (strong, read) in local.sets.iter().chain(unknown).filter_map(keyed) {
+        if shared.distrusted && !sets.distrusted {
+            self.store.put(Table::Recordings, weak, &shared)?;
+            sets = shared;
+        } else if !sets.distrusted {
+            let unknown = shared.sets.into_iter().filter(|set| !sets.sets.contains(set));
+            let unknown: Vec<PathSet> = unknown.collect();
+            sets.sets.extend(unknown);
+        }
+        for (strong, read) in sets.sets.into_iter().filter_map(keyed) {
             if let Some(output) = self.ask_cache(state, step, &strong)? {
-                let from = Known::Cache;
-                let found = Recalled { output, from, strong, read, is_new: true };
+                let found = Recalled { output, from: Known::Cache, strong, read };
                 return self.note_recalled(traced, key, found).map(Some);
             }
         }
         Ok(None)
     }
 
+    /// Notes a result as that of the whole input, too: so it is found at once next time. It
+    /// was not made of that, so who does not trust recordings must not take it.
     fn note_recalled(
         &self,
         traced: &Traced,
@@ -116,8 +127,39 @@ impl Engine<'_> {
         found: Recalled,
     ) -> Result<Recalled, EngineError> {
         self.add_path_set(traced, &found.read)?;
-        self.store.put(Table::Outputs, key, &found.output)?;
+        self.store.put(Table::Outputs, &recalled_key(key), &found.output)?;
         Ok(found)
+    }
+
+    /// A result that was recalled for just these inputs, as long as its recording counts.
+    pub(super) fn recalled(
+        &self,
+        state: &State,
+        step: &Step,
+        key: &Digest,
+        inputs: &[Digest],
+    ) -> Result<Option<(Digest, Known)>, EngineError> {
+        if !step.traced || self.check {
+            return Ok(None);
+        }
+        let Some(output) = self.store.get::<Output>(Table::Outputs, &recalled_key(key))? else {
+            return Ok(None);
+        };
+        if !self.wants_recordings() {
+            self.note_said(state, step, &output);
+            return Ok(Some((output.tree, Known::Store)));
+        }
+        let Some(traced) = self.traced(step, inputs)? else { return Ok(None) };
+        match self.recall_tree(&traced, &output.tree)? {
+            Some(recalled) => self.reuse(state, step, &traced, key, inputs, recalled).map(Some),
+            None => Ok(None),
+        }
+    }
+
+    /// Whether it is of interest by which recording a result is known: to a cache, and to who
+    /// checks.
+    pub(super) fn wants_recordings(&self) -> bool {
+        self.cache.is_some() || self.verify > 0
     }
 
     /// The path set under which a result that is known by its whole input is known too.
@@ -127,13 +169,11 @@ impl Engine<'_> {
         tree: &Digest,
     ) -> Result<Option<Recalled>, EngineError> {
         let Traced { app, weak } = traced;
-        let sets: PathSets = self.store.get(Table::Recordings, weak)?.unwrap_or_default();
-        for read in sets.sets {
+        for read in self.path_sets(weak)?.sets {
             let Some(strong) = strong_key(weak, &read, app) else { continue };
             let output: Option<Output> = self.store.get(Table::Outputs, &strong)?;
             if let Some(output) = output.filter(|output| output.tree == *tree) {
-                let from = Known::Store;
-                return Ok(Some(Recalled { output, from, strong, read, is_new: false }));
+                return Ok(Some(Recalled { output, from: Known::Store, strong, read }));
             }
         }
         Ok(None)
@@ -150,15 +190,16 @@ impl Engine<'_> {
         inputs: &[Digest],
         recalled: Recalled,
     ) -> Result<(Digest, Known), EngineError> {
-        let Recalled { output, from, strong, read, is_new } = recalled;
+        let Recalled { output, from, strong, read } = recalled;
         let tree = output.tree;
-        self.note_reads(state, step, traced, strong, read);
-        self.note_found(state, step, is_new)?;
-        // The same results on each machine, and no chance in it.
-        if strong.bucket(100) < u64::from(self.verify) {
-            self.verify_reused(state, step, [key, &strong], inputs, &tree)?;
+        // Drawn by all that the step is given, so that each edit has its own chance; and the
+        // same on each machine.
+        if key.bucket(100) < u64::from(self.verify) {
+            self.verify_reused(state, step, traced, [key, &strong], inputs, &tree)?;
+            self.note_reads(state, step, traced, strong, read)?;
             return Ok((tree, Known::Ran));
         }
+        self.note_reads(state, step, traced, strong, read)?;
         self.note_said(state, step, &output);
         Ok((tree, from))
     }
@@ -168,7 +209,8 @@ impl Engine<'_> {
         &self,
         state: &State,
         step: &Step,
-        keys: [&Digest; 2],
+        traced: &Traced,
+        [key, strong]: [&Digest; 2],
         inputs: &[Digest],
         tree: &Digest,
     ) -> Result<(), EngineError> {
@@ -176,17 +218,25 @@ impl Engine<'_> {
         self.ensure_inputs(state, &whole, inputs)?;
         let started = Instant::now();
         self.started(step, vec![Reason::Checked]);
-        let [key, _] = keys;
         let found = self.act(&whole, key, inputs)?;
         if found.tree == *tree {
             self.finished(state, step, started, *tree, &found.list);
             return Ok(());
         }
         self.events.send(Event::StepFailed { step: step.name.clone() });
-        // Whatever the reason is, this is what the step makes of these files.
-        for key in keys {
-            self.store.put(Table::Outputs, key, &Output::made(step, found.tree))?;
+        // Whatever the reason is: this is what the step makes of these files, and what was
+        // recorded is not all that it goes by.
+        let Traced { app, weak } = traced;
+        let all = PathSet::all(app);
+        let output = Output::made(step, found.tree);
+        self.store.remove(Table::Outputs, strong)?;
+        self.store.remove(Table::Outputs, &recalled_key(key))?;
+        self.store.put(Table::Outputs, key, &output)?;
+        if let Some(strong) = strong_key(weak, &all, app) {
+            self.store.put(Table::Outputs, &strong, &output)?;
         }
+        let sets = PathSets { sets: vec![all], distrusted: true };
+        self.store.put(Table::Recordings, weak, &sets)?;
         let known =
             if self.store.has_tree(tree) { self.store.read_tree(tree)? } else { Tree::default() };
         let differ = differences(&known, &found.list);
@@ -201,10 +251,13 @@ impl Engine<'_> {
         traced: &Traced,
         strong: Digest,
         read: PathSet,
-    ) {
+    ) -> Result<(), EngineError> {
         self.note_key(state, step, strong);
         // Set once: each step is one task.
-        let _first = state.recorded[self.index(&step.name)].set(traced.recorded(read));
+        let recorded =
+            Recorded { weak: traced.weak, given: traced.given(), distrusted: false, read };
+        let _first = state.recorded[self.index(&step.name)].set(recorded);
+        Ok(())
     }
 
     /// Keeps what a run has read, and its result under that.
@@ -226,22 +279,28 @@ impl Engine<'_> {
             );
             return Ok(());
         };
+        let distrusted = self.path_sets(&traced.weak)?.distrusted;
+        let read = if distrusted { PathSet::all(&traced.app) } else { read };
         let Some(strong) = strong_key(&traced.weak, &read, &traced.app) else { return Ok(()) };
         self.store.put(Table::Outputs, &strong, &Output::made(step, tree))?;
         self.add_path_set(traced, &read)?;
-        self.note_reads(state, step, traced, strong, read);
-        Ok(())
+        self.note_reads(state, step, traced, strong, read)
     }
 
     fn add_path_set(&self, traced: &Traced, read: &PathSet) -> Result<(), EngineError> {
         // Two builds may add to one list.
         let _held = self.store.lock_key(&traced.weak, || {})?;
-        let mut sets: PathSets =
-            self.store.get(Table::Recordings, &traced.weak)?.unwrap_or_default();
+        let mut sets = self.path_sets(&traced.weak)?;
         if sets.add(read) {
             self.store.put(Table::Recordings, &traced.weak, &sets)?;
         }
         Ok(())
+    }
+}
+
+impl Engine<'_> {
+    fn path_sets(&self, weak: &Digest) -> Result<PathSets, EngineError> {
+        Ok(self.store.hint(Table::Recordings, weak)?.unwrap_or_default())
     }
 }
 

@@ -11,7 +11,8 @@
 //! strong key  under which the result is known
 //! ```
 //!
-//! - *Names* are paths, kinds, modes and link targets of all files that the step is given.
+//! - *Names* are paths, kinds, modes and link targets of all files that the step is given, and
+//!   which of them are empty.
 //!   They stand for all that a program learns without reading: which files there are, which
 //!   are not, what a folder holds. A file that comes or goes makes the step run again.
 //! - One weak key has several path sets, as what is in one file decides which others are
@@ -29,6 +30,9 @@ use super::key::definition;
 use crate::digest::{Digest, Fields};
 use crate::tree::{Node, Tree};
 
+/// Bumped whenever recordings miss less than they did: old ones are then of no use.
+const TRACING: u64 = 1;
+
 /// Path sets that are kept under one weak key.
 pub const MOST: usize = 8;
 
@@ -42,12 +46,16 @@ pub struct PathSet(pub BTreeSet<String>);
 pub struct PathSets {
     /// No two are the same, and there are at most [`MOST`].
     pub sets: Vec<PathSet>,
+    /// Whether a recording was found to miss something: then the one set has all files that
+    /// the step is given, and no other counts.
+    #[serde(default)]
+    pub distrusted: bool,
 }
 
 impl PathSets {
     /// Puts a set first. Says whether that changed anything.
     pub fn add(&mut self, set: &PathSet) -> bool {
-        if self.sets.first() == Some(set) {
+        if self.distrusted || self.sets.first() == Some(set) {
             return false;
         }
         self.sets.retain(|known| known != set);
@@ -57,11 +65,24 @@ impl PathSets {
     }
 }
 
+impl PathSet {
+    /// All files of a tree.
+    #[must_use]
+    pub fn all(app: &Tree) -> PathSet {
+        let files = app
+            .entries
+            .iter()
+            .filter(|(_, node)| matches!(node, Node::File { .. } | Node::HardLink { .. }));
+        // The app's files have names that are UTF-8.
+        PathSet(files.filter_map(|(path, _)| String::from_utf8(path.clone()).ok()).collect())
+    }
+}
+
 /// The weak key of a step whose inputs but for the app's files, the last, have these trees.
 #[must_use]
 pub fn weak_key(step: &Step, platform: &str, inputs: &[Digest], app: &Tree) -> Digest {
     let mut fields = definition(step, platform);
-    fields.text("traced").number(inputs.len() as u64);
+    fields.text("traced").number(TRACING).number(inputs.len() as u64);
     for input in inputs {
         fields.digest(input);
     }
@@ -70,7 +91,11 @@ pub fn weak_key(step: &Step, platform: &str, inputs: &[Digest], app: &Tree) -> D
         fields.bytes(path);
         match node {
             Node::Directory { mode, .. } => fields.text("dir").number(u64::from(*mode)),
-            Node::File { mode, .. } => fields.text("file").number(u64::from(*mode)),
+            // Programs ask whether a file is empty far more often than how long it is.
+            Node::File { mode, size, .. } => {
+                let is = if *size == 0 { "empty file" } else { "file" };
+                fields.text(is).number(u64::from(*mode))
+            }
             Node::Symlink { target } => fields.text("link").bytes(target),
             Node::HardLink { to } => fields.text("hard").bytes(to),
             Node::Whiteout => fields.text("gone"),
@@ -148,6 +173,7 @@ mod tests {
         for (path, node) in [
             ("workspace/new", Some(file("a"))),
             ("workspace/b", None),
+            ("workspace/b", Some(file(""))),
             ("workspace/a", Some(mode)),
             ("workspace/a", Some(Node::Symlink { target: b"b".to_vec() })),
             ("workspace/link", Some(Node::Symlink { target: b"b".to_vec() })),
@@ -200,6 +226,9 @@ mod tests {
         assert!(sets.add(&named(5)));
         assert_eq!((sets.sets.len(), &sets.sets[0]), (MOST, &named(5)));
         assert!(!sets.add(&named(5)));
+        sets.distrusted = true;
+        assert!(!sets.add(&named(6)));
+        assert_eq!(PathSet::all(&app()), set(&["workspace/a", "workspace/b"]));
     }
 
     /// Pins the encoding: another one makes every recording useless.
@@ -210,8 +239,8 @@ mod tests {
         assert_eq!(
             [weak.to_string(), strong.to_string()],
             [
-                "sha256:cc93927c8209054840538dd2978bc847cd575aaf00bcbd0ff88a71034632ca47",
-                "sha256:b2b068ccfb18d2ae73e53a349181e937e75f8ea02412eb2d4dbb716c0b19e19f"
+                "sha256:7800e2011a2d959cf0ecb6e785f96a269bf2a0286714d8278167a8e9478abf94",
+                "sha256:7cde30402ca22c0115a29e1b1e86b714b812fd61f1201083c968e1b22feefb7e"
             ]
         );
     }

@@ -152,6 +152,10 @@ pub struct Recording {
     /// Files by path, newest run first.
     #[serde(with = "packed")]
     pub sets: Vec<BTreeSet<String>>,
+    /// Whether a recording was found to miss something: then the one set has all files, and no
+    /// other counts.
+    #[serde(default)]
+    pub distrusted: bool,
 }
 
 impl Recording {
@@ -357,7 +361,7 @@ mod tests {
         };
         let set = |set: usize| (0..files).map(|file| path(set, file)).collect();
         let sets = (0..sets).map(set).collect();
-        Recording { key: Digest::of(b"key"), step: "assets".to_owned(), sets }
+        Recording { key: Digest::of(b"key"), step: "assets".to_owned(), sets, distrusted: false }
     }
 
     #[test]

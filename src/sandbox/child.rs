@@ -19,7 +19,7 @@ use std::sync::atomic::{AtomicI32, Ordering};
 use rustix::process::{Pid, Signal, WaitOptions, WaitStatus};
 use rustix::thread::CapabilitySet;
 
-use super::{Mode, Network, Spec, mounts, recording, seccomp};
+use super::{Given, Mode, Network, Spec, mounts, recording, seccomp};
 
 /// Stands for a command that only reports that the sandbox works.
 pub(super) const PROBE_COMMAND: &str = "/forge-probe";
@@ -275,7 +275,7 @@ fn first_process(spec: &Spec) -> Result<i32, String> {
             rustix::process::chdir("/").map_err(failed("chdir"))?;
         }
     }
-    if spec.traced {
+    if spec.given == Given::Traced {
         recording::read_canaries()?;
     }
     // Nobody in the sandbox may look into this process: it runs the host's forge.

@@ -13,13 +13,12 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{AtFlags, CWD, FileType, Timespec, Timestamps, UTIME_OMIT};
 
 use super::noted::{Noted, Notes, OUTSIDE, failed, mark_removed, note, note_below, removed};
-use super::recording::Recording;
-use super::{SandboxError, Spec};
+use super::recording::{self, Recording};
+use super::{Given, SandboxError, Spec};
 use crate::tree::{OPAQUE_ATTRIBUTE, STAMP};
 
 /// Makes `root/` of the scratch folder: the layers one over another, then what
-/// is in `upper/` already, then devices and binds. What was in `upper/` counts as written by
-/// the step, or, in a traced one, as given to it.
+/// is in `upper/` already, then devices and binds.
 pub(super) fn copy_inputs(spec: &Spec) -> Result<(Notes, Option<Recording>), SandboxError> {
     let root = spec.scratch.join("root");
     let upper = spec.scratch.join("upper");
@@ -50,16 +49,18 @@ pub(super) fn copy_inputs(spec: &Spec) -> Result<(Notes, Option<Recording>), San
     let given = note(&upper)?;
     fs::remove_dir_all(&upper).map_err(failed("remove", &upper))?;
     fs::create_dir(&upper).map_err(failed("make", &upper))?;
-    let mut before = Notes::new();
-    let recording = if spec.traced {
-        let recording = Recording::begin(&root, given.keys())?;
-        note_below(&root, Path::new(""), &mut before)?;
-        Some(recording)
-    } else {
-        note_below(&root, Path::new(""), &mut before)?;
-        before.retain(|path, _| !given.contains_key(path));
-        None
+    // Making what is in a folder has changed its time.
+    for (path, _) in note(&root)?.iter().filter(|(_, noted)| noted.is_directory()) {
+        stamp(&root.join(path))?;
+    }
+    let recording = match spec.given {
+        Given::Results => None,
+        Given::Inputs | Given::Traced => recording::prepare(spec, &root, &given)?,
     };
+    let mut before = note(&root)?;
+    if spec.given == Given::Results {
+        before.retain(|path, _| !given.contains_key(path));
+    }
     for bind in &spec.binds {
         let inside = bind.to.strip_prefix("/").unwrap_or(&bind.to);
         let to =
@@ -129,15 +130,19 @@ fn copy_folder(
             ));
         }
         if !kind.is_char_device() {
-            let times = Timestamps {
-                last_access: Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT },
-                last_modification: Timespec { tv_sec: STAMP, tv_nsec: 0 },
-            };
-            rustix::fs::utimensat(CWD, &target, &times, AtFlags::SYMLINK_NOFOLLOW)
-                .map_err(|error| failed("stamp", &target)(error.into()))?;
+            stamp(&target)?;
         }
     }
     Ok(())
+}
+
+fn stamp(path: &Path) -> Result<(), SandboxError> {
+    let times = Timestamps {
+        last_access: Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT },
+        last_modification: Timespec { tv_sec: STAMP, tv_nsec: 0 },
+    };
+    rustix::fs::utimensat(CWD, path, &times, AtFlags::SYMLINK_NOFOLLOW)
+        .map_err(|error| failed("stamp", path)(error.into()))
 }
 
 fn remove(path: &Path) -> Result<(), SandboxError> {

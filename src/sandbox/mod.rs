@@ -73,6 +73,18 @@ pub struct Bind {
     pub writable: bool,
 }
 
+/// What stands in `upper/` of the scratch folder before a command runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Given {
+    /// Part of the result.
+    Results,
+    /// Inputs: they are no part of it unless the command changes them.
+    Inputs,
+    /// The same, and it is told which of them were read ([`Ended::reads`]).
+    Traced,
+}
+
 /// One command and all that it may see.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Spec {
@@ -86,9 +98,8 @@ pub struct Spec {
     /// The paths, without leading slash, whose changes will be asked for; an empty
     /// one stands for all. Elsewhere a removed file need not be noted.
     pub outputs: Vec<String>,
-    /// Whether what is in `upper/` of the scratch folder before are inputs, of which is
-    /// told afterwards which were read ([`Ended::reads`]), and not results already.
-    pub traced: bool,
+    /// What is in `upper/` of the scratch folder before.
+    pub given: Given,
     /// Additional files.
     pub binds: Vec<Bind>,
     /// Network policy.
@@ -136,7 +147,7 @@ impl Exit {
 pub struct Ended {
     /// How it ended.
     pub exit: Exit,
-    /// What it read, of a [`Spec`] that is `traced`.
+    /// What it read, of [`Given::Traced`].
     pub reads: Option<Reads>,
 }
 
@@ -249,11 +260,10 @@ pub fn run(
         std::fs::create_dir_all(spec.scratch.join(folder))?;
     }
     let (before, recording) = match spec.mode {
-        Mode::Namespaces if spec.traced => {
+        Mode::Namespaces if spec.given != Given::Results => {
             let upper = spec.scratch.join("upper");
-            let given = noted::note(&upper)?;
-            let recording = Recording::begin(&upper, given.keys())?;
-            (Some(noted::note(&upper)?), Some(recording))
+            let recording = recording::prepare(spec, &upper, &noted::note(&upper)?)?;
+            (Some(noted::note(&upper)?), recording)
         }
         Mode::Namespaces => (None, None),
         Mode::Chroot => {
@@ -396,7 +406,7 @@ fn probe_mode(mode: Mode, scratch: &std::path::Path) -> Result<bool, SandboxErro
         layers: vec![lower],
         scratch: folder,
         outputs: Vec::new(),
-        traced: true,
+        given: Given::Traced,
         binds: Vec::new(),
         network: Network::Offline,
         command: vec![child::PROBE_COMMAND.to_owned()],

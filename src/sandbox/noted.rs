@@ -44,6 +44,10 @@ impl Noted {
     pub(super) fn is_directory(self) -> bool {
         FileType::from_raw_mode(self.mode) == FileType::Directory
     }
+
+    pub(super) fn is_file(self) -> bool {
+        FileType::from_raw_mode(self.mode) == FileType::RegularFile
+    }
 }
 
 /// Folders at the root that are never part of an output.

@@ -24,8 +24,8 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{AtFlags, CWD, Timespec, Timestamps};
 use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
 
-use super::SandboxError;
 use super::noted::{Noted, Notes, failed};
+use super::{Given, SandboxError, Spec};
 use crate::tree::STAMP;
 
 /// The access time of a file that nobody has read, in seconds.
@@ -52,30 +52,35 @@ pub(super) struct Recording {
     canaries: Vec<File>,
 }
 
-impl Recording {
-    /// Begins to record reads of those entries below `root` that are regular files.
-    pub(super) fn begin<'p>(
-        root: &Path,
-        paths: impl IntoIterator<Item = &'p PathBuf>,
-    ) -> Result<Recording, SandboxError> {
-        let mut files = Notes::new();
-        for path in paths {
-            let full = root.join(path);
-            let metadata = fs::symlink_metadata(&full).map_err(failed("read", &full))?;
-            if metadata.is_file() {
-                files.insert(path.clone(), mark(&full)?);
-            }
+/// Readies what is given below `root`: gives all of it the constant stamp, and begins to
+/// record reads where they are wanted.
+pub(super) fn prepare(
+    spec: &Spec,
+    root: &Path,
+    given: &Notes,
+) -> Result<Option<Recording>, SandboxError> {
+    let mut files = Notes::new();
+    for (path, noted) in given {
+        let full = root.join(path);
+        stamp(&full)?;
+        if noted.is_file() {
+            files.insert(path.clone(), noted_again(&full)?);
         }
-        let canary = |name: &str| {
-            let path = root.join(name);
-            fs::write(&path, "sings").map_err(failed("write", &path))?;
-            mark(&path)?;
-            File::open(&path).map_err(failed("open", &path))
-        };
-        let canaries = CANARIES.into_iter().map(canary).collect::<Result<_, _>>()?;
-        Ok(Recording { root: root.to_owned(), files, canaries })
     }
+    if spec.given != Given::Traced {
+        return Ok(None);
+    }
+    let canary = |name: &str| {
+        let path = root.join(name);
+        fs::write(&path, "sings").map_err(failed("write", &path))?;
+        stamp(&path)?;
+        File::open(&path).map_err(failed("open", &path))
+    };
+    let canaries = CANARIES.into_iter().map(canary).collect::<Result<_, _>>()?;
+    Ok(Some(Recording { root: root.to_owned(), files, canaries }))
+}
 
+impl Recording {
     /// What was read, once nothing of the command is alive.
     pub(super) fn end(self) -> Result<Reads, SandboxError> {
         for canary in &self.canaries {
@@ -107,13 +112,17 @@ impl Recording {
     }
 }
 
-fn mark(path: &Path) -> Result<Noted, SandboxError> {
+/// The time that files have in images, and that nobody has read it.
+fn stamp(path: &Path) -> Result<(), SandboxError> {
     let times = Timestamps {
         last_access: Timespec { tv_sec: UNREAD, tv_nsec: 0 },
         last_modification: Timespec { tv_sec: STAMP, tv_nsec: 0 },
     };
     rustix::fs::utimensat(CWD, path, &times, AtFlags::SYMLINK_NOFOLLOW)
-        .map_err(|error| failed("stamp", path)(error.into()))?;
+        .map_err(|error| failed("stamp", path)(error.into()))
+}
+
+fn noted_again(path: &Path) -> Result<Noted, SandboxError> {
     fs::symlink_metadata(path).map(|metadata| Noted::of(&metadata)).map_err(failed("read", path))
 }
 
@@ -126,14 +135,14 @@ pub(super) fn read_canaries() -> Result<(), String> {
     let root = Path::new("/");
     fs::read(root.join(READ)).map_err(failed(READ))?;
     let mapped = File::open(root.join(MAPPED)).map_err(failed(MAPPED))?;
+    // Then nothing of the recording is believed.
     // SAFETY: a mapping of its own, at an address that the kernel chooses, that nothing
     // refers to and that is taken away at once.
     #[allow(unsafe_code)]
-    let result = unsafe {
+    let _unread_where_nothing_can_be_mapped = unsafe {
         let (protection, flags) = (ProtFlags::READ, MapFlags::PRIVATE);
         mmap(std::ptr::null_mut(), 1, protection, flags, &mapped, 0)
             .and_then(|address| munmap(address, 1))
     };
-    result.map_err(|error| failed(MAPPED)(error.into()))?;
     CANARIES.iter().try_for_each(|name| fs::remove_file(root.join(name)).map_err(failed(name)))
 }

@@ -6,8 +6,9 @@
 //!   tracing and io_uring (whose operations no filter sees) answer `EPERM`; the
 //!   capabilities that these need are gone as well.
 //! - In a traced step, reading a file without touching its access time is not possible:
-//!   `O_NOATIME` answers `EPERM`, as it does for files of others, and calls whose flags no
-//!   filter sees, or that copy without reading, answer as on a kernel that lacks them.
+//!   `O_NOATIME` answers `EPERM`, as it does for files of others, `O_DIRECT` (which touches
+//!   none on btrfs) `EINVAL`, as where it is not known, and calls whose flags no filter sees,
+//!   or that copy without reading, answer as on a kernel that lacks them.
 //! - In chroot mode, where there is no network namespace, offline steps cannot
 //!   make a socket other than a unix one.
 
@@ -18,7 +19,7 @@ use seccompiler::{
     SeccompRule, TargetArch,
 };
 
-use super::{Mode, Network, Spec};
+use super::{Given, Mode, Network, Spec};
 
 type Rules = BTreeMap<i64, Vec<SeccompRule>>;
 
@@ -27,8 +28,9 @@ pub(super) fn install(spec: &Spec) -> Result<(), String> {
     // The C library then uses clone, whose flags a filter can read.
     apply(always(&[libc::SYS_clone3]), SeccompAction::Errno(libc::ENOSYS as u32))?;
     apply(refused()?, SeccompAction::Errno(libc::EPERM as u32))?;
-    if spec.traced {
-        apply(without_access_time()?, SeccompAction::Errno(libc::EPERM as u32))?;
+    if spec.given == Given::Traced {
+        apply(opening(libc::O_NOATIME)?, SeccompAction::Errno(libc::EPERM as u32))?;
+        apply(opening(libc::O_DIRECT)?, SeccompAction::Errno(libc::EINVAL as u32))?;
         let unseen = [libc::SYS_openat2, libc::SYS_copy_file_range];
         apply(always(&unseen), SeccompAction::Errno(libc::ENOSYS as u32))?;
         apply(clones()?, SeccompAction::Errno(libc::EOPNOTSUPP as u32))?;
@@ -159,9 +161,9 @@ fn refused() -> Result<Rules, String> {
     Ok(rules)
 }
 
-/// Opening a file so that reading it leaves its access time alone.
-fn without_access_time() -> Result<Rules, String> {
-    let flag = u64::from(libc::O_NOATIME as u32);
+/// Opening a file with a flag, or giving it to one that is open.
+fn opening(flag: libc::c_int) -> Result<Rules, String> {
+    let flag = u64::from(flag as u32);
     let has_flag =
         |argument| when(argument, SeccompCmpArgLen::Dword, SeccompCmpOp::MaskedEq(flag), flag);
     let mut rules = Rules::new();

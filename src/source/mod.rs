@@ -9,9 +9,10 @@ mod rules;
 mod seen;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io;
-use std::os::unix::ffi::OsStringExt;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
@@ -201,11 +202,9 @@ impl Snapshot {
     /// # Errors
     /// A file that changed, or a disk that refuses.
     pub fn materialise(&self, tree: &Tree, target: &Path) -> Result<(), SourceError> {
-        let prefix = format!("{APP_FOLDER}/");
+        // A folder comes before what is in it.
         for (path, node) in &tree.entries {
-            let path = String::from_utf8_lossy(path);
-            let to = target.join(path.as_ref());
-            let path = path.strip_prefix(&prefix).unwrap_or(&path);
+            let to = target.join(OsStr::from_bytes(path));
             match node {
                 Node::Directory { mode, .. } => {
                     fs::create_dir_all(&to).map_err(failed("make", &to))?;
@@ -213,27 +212,39 @@ impl Snapshot {
                         .map_err(failed("chmod", &to))?;
                 }
                 Node::Symlink { target } => {
-                    let target = std::ffi::OsString::from_vec(target.clone());
+                    let target = OsStr::from_bytes(target);
                     std::os::unix::fs::symlink(target, &to).map_err(failed("link", &to))?;
                 }
-                Node::File { mode, digest, .. } => {
-                    let from = self.root.join(path);
-                    let mut reader = File::open(&from).map_err(failed("read", &from))?;
-                    let mut writer = crate::digest::Hasher::new(
-                        File::create(&to).map_err(failed("write", &to))?,
-                    );
-                    io::copy(&mut reader, &mut writer).map_err(failed("copy", &from))?;
-                    let (found, _, file) = writer.finish();
-                    if found != *digest {
-                        return Err(SourceError::Changed { path: path.to_owned() });
-                    }
-                    file.set_permissions(fs::Permissions::from_mode(*mode))
-                        .map_err(failed("chmod", &to))?;
-                }
-                Node::HardLink { .. } | Node::Whiteout => {}
+                Node::File { .. } | Node::HardLink { .. } | Node::Whiteout => {}
             }
         }
-        Ok(())
+        let entries: Vec<_> = tree.entries.iter().collect();
+        entries.into_par_iter().try_for_each(|(path, node)| match node {
+            Node::File { mode, digest, .. } => self.copy_file(path, *mode, digest, target),
+            _ => Ok(()),
+        })
+    }
+
+    fn copy_file(
+        &self,
+        path: &[u8],
+        mode: u32,
+        digest: &Digest,
+        target: &Path,
+    ) -> Result<(), SourceError> {
+        let to = target.join(OsStr::from_bytes(path));
+        let path = String::from_utf8_lossy(path);
+        let path = path.strip_prefix(&format!("{APP_FOLDER}/")).unwrap_or(&path);
+        let from = self.root.join(path);
+        let mut reader = File::open(&from).map_err(failed("read", &from))?;
+        let mut writer =
+            crate::digest::Hasher::new(File::create(&to).map_err(failed("write", &to))?);
+        io::copy(&mut reader, &mut writer).map_err(failed("copy", &from))?;
+        let (found, _, file) = writer.finish();
+        if found != *digest {
+            return Err(SourceError::Changed { path: path.to_owned() });
+        }
+        file.set_permissions(fs::Permissions::from_mode(mode)).map_err(failed("chmod", &to))
     }
 
     /// The rule that leaves out what lies on the disk at `path`; `None` when nothing

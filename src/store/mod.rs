@@ -331,10 +331,34 @@ impl Store {
         self.root.join("records").join(table.folder()).join(key.hex())
     }
 
-    /// Whether there is a record for `key`.
-    #[must_use]
-    pub fn has(&self, table: Table, key: &Digest) -> bool {
-        self.record_path(table, key).exists()
+    /// The value recorded for `key`, of what only saves work or is for people: what does not
+    /// parse, perhaps as another version of this program wrote it, is absent.
+    ///
+    /// # Errors
+    /// The record cannot be read.
+    pub fn hint<T: DeserializeOwned>(
+        &self,
+        table: Table,
+        key: &Digest,
+    ) -> Result<Option<T>, StoreError> {
+        match self.get(table, key) {
+            Err(StoreError::Record { .. }) => Ok(None),
+            other => other,
+        }
+    }
+
+    /// Forgets what is recorded for `key`.
+    ///
+    /// # Errors
+    /// The disk refused.
+    pub fn remove(&self, table: Table, key: &Digest) -> Result<(), StoreError> {
+        let path = self.record_path(table, key);
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                Err(failed("remove", &path)(error))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// The value recorded for `key`, or `None`.
