@@ -125,7 +125,9 @@ impl Bench<'_> {
             .iter()
             .find(|event| event["event"] == "step_reused" && event["step"] == self.step)
             .unwrap_or_else(|| panic!("{} is not told of: {events:?}", self.step));
-        assert!(reused["reads"]["read"].as_u64() < reused["reads"]["given"].as_u64(), "{reused}");
+        // Nothing is said of reads when just these files were there before.
+        let reads = &reused["reads"];
+        assert!(reads.is_null() || reads["read"].as_u64() < reads["given"].as_u64(), "{reused}");
         Hit
     }
 }
@@ -206,7 +208,7 @@ fn edits_of_a_rails_app() {
         Edit::Append("app/helpers/application_helper.rb", "\n# edited\n"),
         Edit::Append("app/jobs/appraise_packet_job.rb", "\n# edited\n"),
         Edit::Append("app/views/packets/index.html.erb", "<p>edited</p>\n"),
-        Edit::Append("test/models/packet_test.rb", "\n# edited\n"),
+        Edit::Append("public/500.html", "<!-- edited -->\n"),
         Edit::Append("config/environments/development.rb", "\n# edited\n"),
         Edit::Append("config/puma.rb", "\n# edited\n"),
         Edit::Append("db/schema.rb", "\n# edited\n"),
