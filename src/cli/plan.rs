@@ -40,7 +40,16 @@ pub(super) struct UpdateArguments {
 pub(super) fn plan(common: &Common, arguments: &PlanArguments) -> Result<ExitCode, Failure> {
     let quiet = Common { json: false, progress: super::Progress::None, ..common.clone() };
     let text = view::watch(&quiet, |events| {
-        let app = App::open(common, &arguments.app)?;
+        let app = App::open(common, &arguments.app).map_err(|failure| {
+            let named = arguments.app.app.display();
+            match &arguments.files {
+                // `forge plan --files assets`: the word after it is the app's folder.
+                Some(_) if !arguments.app.app.exists() => failure.advise(format!(
+                    "or did you mean step `{named}`: `forge plan --files={named}`"
+                )),
+                _ => failure,
+            }
+        })?;
         let snapshot = app.snapshot()?;
         let facts = app.facts(&snapshot)?;
         let planned = app.plan(&snapshot, &facts, &events)?;

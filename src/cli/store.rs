@@ -9,6 +9,7 @@ use clap::Subcommand;
 use super::failure::Failure;
 use super::{Common, machine, view};
 use crate::digest::Digest;
+use crate::engine::Run;
 use crate::image::ImageLayer;
 use crate::layer::Layer;
 use crate::store::{Keep, Store, StoreError, Table};
@@ -68,14 +69,18 @@ fn keep(store: &Store) -> Result<Keep<'_>, StoreError> {
             trees.insert(layer.tree);
         }
     }
+    // What a step reads is of use where the step was built last; path sets may be large.
+    let mut recordings = BTreeSet::new();
+    for key in store.keys(Table::Runs)? {
+        recordings.extend(store.hint::<Run>(Table::Runs, &key)?.and_then(|run| run.weak));
+    }
     let layers = blobs.clone();
     let records = move |table, key: &Digest| {
         Ok(match table {
             // A record is small and true for ever; one whose tree is gone saves
             // running the step as long as nothing needs its files.
-            Table::Outputs | Table::Bases | Table::Recordings | Table::Runs | Table::Sources => {
-                true
-            }
+            Table::Outputs | Table::Bases | Table::Runs | Table::Sources => true,
+            Table::Recordings => recordings.contains(key),
             Table::Layers => {
                 store.get::<Layer>(table, key)?.is_some_and(|layer| layers.contains(&layer.digest))
             }

@@ -33,6 +33,9 @@ pub struct Run {
     files: BTreeMap<String, (String, Option<Digest>)>,
     /// Those of them that it read; `None` when all count.
     pub read: Option<PathSet>,
+    /// The weak key under which that is recorded.
+    #[serde(default)]
+    pub weak: Option<Digest>,
     /// Why it last ran; none when it has not run for this folder.
     pub reasons: Vec<Reason>,
 }
@@ -188,12 +191,14 @@ impl Engine<'_> {
         run: Run,
     ) -> Result<(), EngineError> {
         let recorded = state.recorded[self.index(&step.name)].get();
-        let read = match recorded {
-            Some(recorded) => Some(recorded.read.clone()),
-            // Nobody looked it up this time.
-            None => run.read.clone().filter(|_| step.traced),
+        let run = match recorded {
+            Some(recorded) => {
+                Run { read: Some(recorded.read.clone()), weak: Some(recorded.weak), ..run }
+            }
+            None if step.traced => run,
+            None => Run { read: None, weak: None, ..run },
         };
-        self.store.put(Table::Runs, &run_key(self.folder, &step.name), &Run { read, ..run })?;
+        self.store.put(Table::Runs, &run_key(self.folder, &step.name), &run)?;
         Ok(self.store.put(Table::Runs, &self.found_key(step), key)?)
     }
 
@@ -210,7 +215,9 @@ impl Engine<'_> {
             return Ok(());
         }
         let last = self.last_run(step)?.unwrap_or_default();
-        let run = Run { reasons: last.reasons, read: last.read, ..self.run_now(state, step)? };
+        // What it reads is known from before, where nobody looked it up this time.
+        let Run { reasons, read, weak, .. } = last;
+        let run = Run { reasons, read, weak, ..self.run_now(state, step)? };
         self.note_run(state, step, &key, run)
     }
 

@@ -347,6 +347,15 @@ impl Store {
         }
     }
 
+    /// All keys for which a table has records, in no order.
+    ///
+    /// # Errors
+    /// The disk refused.
+    pub fn keys(&self, table: Table) -> Result<Vec<Digest>, StoreError> {
+        let named = self.named(&self.root.join("records").join(table.folder()), "")?;
+        Ok(named.into_iter().map(|(_, key)| key).collect())
+    }
+
     /// Forgets what is recorded for `key`.
     ///
     /// # Errors

@@ -168,7 +168,11 @@ impl Store {
     }
 
     /// The entries of a folder that are named by a digest and `ending`, sorted.
-    fn named(&self, folder: &Path, ending: &str) -> Result<Vec<(PathBuf, Digest)>, StoreError> {
+    pub(super) fn named(
+        &self,
+        folder: &Path,
+        ending: &str,
+    ) -> Result<Vec<(PathBuf, Digest)>, StoreError> {
         let mut found = Vec::new();
         for entry in fs::read_dir(folder).map_err(failed("read", folder))? {
             let entry = entry.map_err(failed("read", folder))?;

@@ -182,7 +182,15 @@ fn a_lost_result_that_comes_out_otherwise() {
 
 #[test]
 fn gc_and_damage() {
-    let (own_store, app) = (folder("store"), with_step("gc", &SLOW.replace("sleep 3", "true")));
+    let traced = "[[step]]\nname = \"traced\"\nabout = \"\"\nroot = [\"base\"]\nsource = [\"a\", \"b\"]\n\
+         inputs = \"traced\"\noutputs = [\"made\"]\nin_image = true\n\
+         command = [\"sh\", \"-c\", \"mkdir /made; cat /workspace/a > /made/a\"]\n";
+    let steps = SLOW.replace("sleep 3", "true") + traced;
+    let (own_store, app) = (folder("store"), with_step("gc", &steps));
+    for name in ["a", "b"] {
+        fs::write(app.join(name), name).unwrap();
+    }
+    give(&app);
     let forge = Forge::new(&own_store);
     let digest = forge.build(&app, &[]);
     let size = || -> u64 {
@@ -197,6 +205,10 @@ fn gc_and_damage() {
     assert!(size() + 30_000_000 < before, "the packages' files are not needed any more");
     assert_eq!(forge.build(&app, &[]), digest);
     assert!(ran(&forge.events(&app, &[])).is_empty());
+    // What steps have read is still known.
+    fs::write(app.join("b"), "other").unwrap();
+    assert!(ran(&forge.events(&app, &[])).is_empty());
+    fs::write(app.join("b"), "b").unwrap();
 
     // A flipped byte in a layer is found, and repaired by building.
     let blob = fs::read_dir(own_store.join("blobs"))
