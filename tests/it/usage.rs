@@ -49,7 +49,7 @@ fn words_that_cannot_be_meant() {
     let app = small(&[]);
     let app = app.display().to_string();
     for (arguments, part) in [
-        (vec!["doctor", "--json"], "`--json` is for build, plan, push, index and update"),
+        (vec!["doctor", "--json"], "`--json` is for build, plan, why, push, index and update"),
         (vec!["build", &app, "--output", "tar:x"], "is no output"),
         (vec!["build", &app, "--created", "253402300800"], "is no time"),
         (vec!["build", &app, "--tag", "x:y:z"], "is not an image reference"),
