@@ -11,7 +11,7 @@ use std::process::Command;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use crate::support::{Forge, bench, copy, folder, give, have, need_root, ok};
+use crate::support::{Forge, bench, copy, folder, give, have, need_root, ok, shared};
 
 /// How many gems the server has given.
 static GIVEN: AtomicUsize = AtomicUsize::new(0);
@@ -32,13 +32,14 @@ pub fn can() -> bool {
 /// The store of the ordinary user into which the example was built. Once a run.
 pub fn warm() -> &'static Warm {
     static WARM: OnceLock<Warm> = OnceLock::new();
-    WARM.get_or_init(|| {
+    let make = || {
         let (store, app) = (folder("rails-store"), folder("rails-app"));
         copy(&made().join("app"), &app);
         give(&app);
         let digest = forge(&store).build(&app, &[]);
         Warm { store, app, digest }
-    })
+    };
+    WARM.get_or_init(|| shared(make))
 }
 
 /// A copy of the example, with the packages of the first build.

@@ -7,7 +7,9 @@ use std::sync::OnceLock;
 use rustix::process::Signal;
 
 use crate::bad_input::refused;
-use crate::support::{Forge, Server, app, example, folder, get, give, port, ran, text, wait, warm};
+use crate::support::{
+    Forge, Server, app, example, folder, get, give, port, ran, shared, text, wait, warm,
+};
 
 const MANIFEST: &str = r#"{
   "name": "app",
@@ -55,11 +57,12 @@ fn node(more: &[(&str, &str)]) -> PathBuf {
 /// A store with the base, the tools and Node, and the plain app it was built for.
 fn warm_node() -> &'static (PathBuf, PathBuf) {
     static WARM: OnceLock<(PathBuf, PathBuf)> = OnceLock::new();
-    WARM.get_or_init(|| {
+    let make = || {
         let (store, app) = (folder("node-store"), node(&[("package-lock.json", LOCK)]));
         Forge::new(&store).build(&app, &[]);
         (store, app)
-    })
+    };
+    WARM.get_or_init(|| shared(make))
 }
 
 fn with_warm_lock(app: PathBuf) -> PathBuf {

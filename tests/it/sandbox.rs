@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use crate::support::{Forge, app, folder, have, is_root, need_root, text, warm, warm_lock};
+use crate::support::{Forge, app, folder, have, is_root, need_root, shared, text, warm, warm_lock};
 
 /// Builds an app whose one step runs `script`; the whole output comes back.
 fn step(forge: &Forge, script: &str, files: &[(&str, &str)]) -> (bool, String) {
@@ -41,7 +41,7 @@ fn holds(script: &str) {
 
 fn chroot_store() -> std::path::PathBuf {
     static STORE: std::sync::OnceLock<std::path::PathBuf> = std::sync::OnceLock::new();
-    STORE.get_or_init(|| folder("chroot-store")).clone()
+    STORE.get_or_init(|| shared(|| folder("chroot-store"))).clone()
 }
 
 #[test]

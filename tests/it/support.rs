@@ -1,6 +1,7 @@
 //! The test bench: folders, users, servers, and forge itself with a clean
 //! environment. Servers end with their guard, by pid.
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{Read, Write};
@@ -60,12 +61,40 @@ pub fn bench() -> &'static Path {
     })
 }
 
-/// A new folder that belongs to the ordinary user.
+/// The folders of a test, removed with its thread: all stores of a run together are 20 GB.
+struct Folders(RefCell<Option<Vec<PathBuf>>>);
+
+impl Drop for Folders {
+    fn drop(&mut self) {
+        for folder in self.0.take().unwrap_or_default() {
+            if !is_root() {
+                let _ = Command::new("chmod").args(["-R", "u+rwX"]).arg(&folder).output();
+            }
+            // What a daemon left mounted stays.
+            let _ = Command::new("rm").args(["-rf", "--one-file-system"]).arg(&folder).output();
+        }
+    }
+}
+
+thread_local! {
+    static FOLDERS: Folders = const { Folders(RefCell::new(Some(Vec::new()))) };
+}
+
+/// Makes what all tests share: its folders stay until the run ends.
+pub fn shared<T>(make: impl FnOnce() -> T) -> T {
+    let of_test = FOLDERS.with(|folders| folders.0.take());
+    let made = make();
+    FOLDERS.with(|folders| folders.0.replace(of_test));
+    made
+}
+
+/// A new folder that belongs to the ordinary user. It is there until the test's thread ends.
 pub fn folder(name: &str) -> PathBuf {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     let path = bench().join(format!("{name}-{}", NEXT.fetch_add(1, Ordering::Relaxed)));
     fs::create_dir_all(&path).unwrap();
     give(&path);
+    FOLDERS.with(|folders| folders.0.borrow_mut().as_mut().map(|all| all.push(path.clone())));
     path
 }
 
@@ -240,11 +269,12 @@ pub fn ok(command: &mut Command) -> String {
 /// the example's folder. Built once a run.
 pub fn warm() -> &'static (PathBuf, PathBuf, String) {
     static WARM: OnceLock<(PathBuf, PathBuf, String)> = OnceLock::new();
-    WARM.get_or_init(|| {
+    let make = || {
         let (store, app) = (folder("store"), example("django-logbook"));
         let digest = Forge::new(&store).build(&app, &[]);
         (store, app, digest)
-    })
+    };
+    WARM.get_or_init(|| shared(make))
 }
 
 /// A copy of the warm example with its lock, as a runner checks it out.
