@@ -118,11 +118,11 @@ impl App {
             if stays_out { IgnoredConfig::StaysOut } else { IgnoredConfig::Counts };
         let rules = Rules::new(&source.include, &source.exclude, ignored_config)?.without(&own)?;
         let key = Fields::new("forge-source").text(&root.to_string_lossy()).finish();
-        let known: Option<String> = self.store.hint(Table::Sources, &key)?;
-        let known = known.and_then(|text| Seen::parse(&text)).unwrap_or_default();
+        let known = self.store.bytes(Table::Sources, &key)?;
+        let known = known.and_then(|bytes| Seen::parse(&bytes)).unwrap_or_default();
         let (snapshot, seen) = Snapshot::take_again(&self.folder, &rules, &known)?;
         if seen != known {
-            self.store.put(Table::Sources, &key, &seen.text())?;
+            self.store.put_bytes(Table::Sources, &key, seen.to_bytes())?;
         }
         Ok(snapshot)
     }

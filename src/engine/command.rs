@@ -7,6 +7,7 @@ use std::io::{BufWriter, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use super::hints::{self, Whereabouts};
 use super::{Acted, Engine, EngineError};
@@ -45,7 +46,7 @@ impl Engine<'_> {
         let mut below = inputs;
         if let (Some(selection), Some((_, others))) = (self.app_files(step), inputs.split_last()) {
             let upper = scratch.path().join("upper");
-            self.snapshot.materialise(&self.snapshot.select(selection)?, &upper)?;
+            self.snapshot.materialise(&*self.snapshot.select(selection)?, &upper)?;
             below = others;
         }
         let reads = self.execute(step, key, below, command, files, &scratch)?;
@@ -182,7 +183,7 @@ impl Engine<'_> {
     ) -> Result<(Digest, Tree), EngineError> {
         let app = match self.app_files(step) {
             Some(selection) => self.snapshot.select(selection)?,
-            None => Tree::default(),
+            None => Arc::default(),
         };
         // What an input has is there, though the step has made nothing in it.
         let is_given = |path: &str| {

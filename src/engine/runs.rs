@@ -238,7 +238,7 @@ impl Engine<'_> {
         let tree = |name: &str| state.trees[self.index(name)].get().copied();
         // What is planned; of packages that were chosen since, their versions are told apart.
         let planned = &self.plan.steps[self.index(&step.name)];
-        let run = Run::of(self.plan, planned, app.as_ref(), tree);
+        let run = Run::of(self.plan, planned, app.as_deref(), tree);
         Ok(Run { packages: exact(step), ..run })
     }
 }

@@ -4,6 +4,7 @@
 //! result is looked for under what earlier runs have read, on this machine and in the cache,
 //! and what a run has read is noted.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use super::{Engine, EngineError, Known, Output, State, differences};
@@ -18,7 +19,7 @@ use crate::tree::{Node, Tree};
 /// A traced step of this build.
 pub(super) struct Traced {
     /// The app's files that it is given.
-    pub(super) app: Tree,
+    pub(super) app: Arc<Tree>,
     /// What names all but what is in them.
     pub(super) weak: Digest,
 }

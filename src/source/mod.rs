@@ -7,26 +7,29 @@ mod dockerignore;
 mod project;
 mod rules;
 mod seen;
+mod walk;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, HashMap};
 use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 
+use ignore::Match;
+use ignore::gitignore::Gitignore;
 use rayon::prelude::*;
 use thiserror::Error;
 
 use crate::digest::Digest;
 use crate::plan::{APP_FOLDER, Selection};
 use crate::tree::{Node, Tree};
-use rules::{AppRules, LOCKS, example_of};
 
 pub use rules::{By, Decision, IgnoredConfig, Rules, matcher};
 pub use seen::Seen;
-use seen::Stamp;
+use walk::{Found, walk};
 
 /// What a file of the app is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -59,6 +62,33 @@ pub struct Snapshot {
     /// The heart of the app that the `.dockerignore` hides, which therefore is for
     /// another image and not used.
     pub unfit_dockerignore: Option<String>,
+    /// What was selected by now, by rules.
+    selected: Arc<Mutex<BTreeMap<Vec<String>, Arc<Tree>>>>,
+}
+
+/// What the rules of a selection say of folders, each asked once.
+struct Folders<'a> {
+    matcher: &'a Gitignore,
+    known: HashMap<&'a str, bool>,
+}
+
+impl<'a> Folders<'a> {
+    /// Whether a path is selected, by itself or with a folder above it. As in `.gitignore`
+    /// files the sense is to leave out, a rule that matches selects and one with `!` does not.
+    fn selects(&mut self, path: &'a str, is_folder: bool) -> bool {
+        match self.matcher.matched(path, is_folder) {
+            Match::Ignore(_) => return true,
+            Match::Whitelist(_) => return false,
+            Match::None => {}
+        }
+        let Some((folder, _)) = path.rsplit_once('/') else { return false };
+        if let Some(known) = self.known.get(folder) {
+            return *known;
+        }
+        let selects = self.selects(folder, true);
+        self.known.insert(folder, selects);
+        selects
+    }
 }
 
 /// Why the app's folder cannot be read.
@@ -147,37 +177,58 @@ impl Snapshot {
         }
         let root = root.canonicalize().map_err(failed("find", root))?;
         let rules = rules.of_app(&root)?;
-        let mut walk =
-            Walk { root: &root, rules: &rules, found: Vec::new(), decisions: BTreeMap::new() };
-        walk.folder(String::new(), &mut Vec::new())?;
-        let Walk { found, decisions, .. } = walk;
-        let unfit_dockerignore = rules.unfit.clone();
-        let read: Result<Vec<(String, Entry, Option<Stamp>)>, SourceError> =
-            found.into_par_iter().map(|path| read(&root, path, seen)).collect();
-        let (mut entries, mut files, mut stamps) = (BTreeMap::new(), Vec::new(), BTreeMap::new());
-        for (path, entry, stamp) in read? {
-            if let (Entry::File { digest, .. }, Some(stamp)) = (&entry, stamp) {
-                stamps.insert(path.clone(), (stamp, *digest));
+        let mut walked = walk(&root, &rules, seen)?;
+        let read: Result<Vec<_>, SourceError> = walked
+            .found
+            .into_par_iter()
+            .map(|found| {
+                let (entry, stamp) = found.read(&root)?;
+                Ok((found, entry, stamp))
+            })
+            .collect();
+        let (mut entries, mut files) = (Vec::new(), Vec::new());
+        for (Found { path, place: (folder, entry), .. }, found, stamp) in read? {
+            if let (Entry::File { digest, .. }, Some(stamp)) = (&found, stamp) {
+                if stamp.is_settled(began) {
+                    walked.folders[folder].1.entries[entry].content = Some((stamp, *digest));
+                }
                 files.push(path.clone());
             }
-            entries.insert(path, entry);
+            entries.push((path, found));
         }
-        files.sort();
-        let snapshot = Snapshot { root, entries, files, decisions, unfit_dockerignore };
-        Ok((snapshot, Seen::new(stamps, began)))
+        files.sort_unstable();
+        let snapshot = Snapshot {
+            unfit_dockerignore: rules.unfit.clone(),
+            root,
+            entries: entries.into_iter().collect(),
+            files,
+            decisions: walked.decisions.into_iter().collect(),
+            selected: Arc::default(),
+        };
+        Ok((snapshot, Seen::new(walked.folders)))
     }
 
     /// The files of the selection, as they will stand in the image.
     ///
     /// # Errors
     /// A rule that does not parse.
-    pub fn select(&self, selection: &Selection) -> Result<Tree, SourceError> {
+    pub fn select(&self, selection: &Selection) -> Result<Arc<Tree>, SourceError> {
+        // Several steps may ask, each several times.
+        let mut known = self.selected.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(tree) = known.get(&selection.rules) {
+            return Ok(Arc::clone(tree));
+        }
+        let tree = Arc::new(self.selected_now(selection)?);
+        known.insert(selection.rules.clone(), Arc::clone(&tree));
+        Ok(tree)
+    }
+
+    fn selected_now(&self, selection: &Selection) -> Result<Tree, SourceError> {
         let matcher = matcher("the plan", selection.rules.iter().map(String::as_str))?;
+        let mut folders = Folders { matcher: &matcher, known: HashMap::new() };
         let mut tree = Tree::default();
         for (path, entry) in &self.entries {
-            // As in `.gitignore` files the sense is to leave out, a rule that
-            // matches selects and one with `!` does not.
-            if !matcher.matched_path_or_any_parents(path, false).is_ignore() {
+            if !folders.selects(path, false) {
                 continue;
             }
             let node = match entry {
@@ -275,119 +326,6 @@ impl Snapshot {
     }
 }
 
-/// An entry, and of a file what it looks like.
-fn read(
-    root: &Path,
-    path: String,
-    seen: &Seen,
-) -> Result<(String, Entry, Option<Stamp>), SourceError> {
-    let full = root.join(&path);
-    let metadata = fs::symlink_metadata(&full).map_err(failed("read", &full))?;
-    if metadata.is_symlink() {
-        let target = fs::read_link(&full).map_err(failed("read", &full))?;
-        let target = target.into_os_string().into_string();
-        let link = Entry::Link(target.map_err(|_| SourceError::Name { path: full })?);
-        return Ok((path, link, None));
-    }
-    let stamp = Stamp::of(&metadata);
-    let (digest, size) = match seen.digest(&path, &stamp) {
-        Some(digest) => (digest, metadata.len()),
-        None => File::open(&full).and_then(Digest::of_reader).map_err(failed("read", &full))?,
-    };
-    let entry = Entry::File { executable: metadata.mode() & 0o111 != 0, size, digest };
-    Ok((path, entry, Some(stamp)))
-}
-
-struct Walk<'a> {
-    root: &'a Path,
-    rules: &'a AppRules<'a>,
-    found: Vec<String>,
-    decisions: BTreeMap<String, Decision>,
-}
-
-impl Walk<'_> {
-    /// `ignores` holds the `.gitignore` files of the folders above.
-    fn folder(
-        &mut self,
-        below: String,
-        ignores: &mut Vec<rules::Nested>,
-    ) -> Result<(), SourceError> {
-        let full = self.root.join(&below);
-        let depth = ignores.len();
-        ignores.extend(self.rules.nested(self.root, &below)?);
-        let mut entries = fs::read_dir(&full)
-            .and_then(|entries| entries.collect::<io::Result<Vec<_>>>())
-            .map_err(failed("read", &full))?;
-        entries.sort_by_key(fs::DirEntry::file_name);
-        let mut names = BTreeSet::new();
-        for entry in entries {
-            let name = entry
-                .file_name()
-                .into_string()
-                .map_err(|_| SourceError::Name { path: entry.path() })?;
-            let path = joined(&below, &name);
-            let kind = entry.file_type().map_err(failed("read", &entry.path()))?;
-            let decision = self.rules.decide(&path, kind.is_dir(), ignores);
-            if kind.is_dir() {
-                if decision.included || self.rules.may_include_below(&path, &decision) {
-                    self.folder(path, ignores)?;
-                } else {
-                    self.decisions.insert(format!("{path}/"), decision);
-                }
-                continue;
-            }
-            if kind.is_file() || kind.is_symlink() {
-                names.insert(name);
-            } else if decision.included {
-                return Err(SourceError::Special { path: entry.path() });
-            }
-            self.decisions.insert(path, decision);
-        }
-        self.needed(&below, &names);
-        let included = |path: &String| self.decisions.get(path).is_some_and(|it| it.included);
-        self.found.extend(names.iter().map(|name| joined(&below, name)).filter(included));
-        ignores.truncate(depth);
-        Ok(())
-    }
-
-    /// Takes in what git ignores and the build needs, as the other files of the
-    /// folder `below` show.
-    fn needed(&mut self, below: &str, names: &BTreeSet<String>) {
-        let included = |walk: &Walk<'_>, name: &str| {
-            walk.decisions.get(&joined(below, name)).is_some_and(|decision| decision.included)
-        };
-        let mut needed = Vec::new();
-        for (lock, manifest, others) in LOCKS {
-            if names.contains(*lock)
-                && included(self, manifest)
-                && !others.iter().any(|other| included(self, other))
-            {
-                needed.push((joined(below, lock), *manifest, By::Dependencies));
-            }
-        }
-        if self.rules.rules.ignored_config == IgnoredConfig::Counts {
-            for name in names {
-                let path = joined(below, name);
-                if let Some(example) = example_of(&path, names) {
-                    needed.push((path, example.as_str(), By::Framework));
-                }
-            }
-        }
-        for (path, beside, by) in needed {
-            if let Some(decision) = self.decisions.get_mut(&path)
-                && !decision.included
-                && matches!(decision.by, By::Git | By::Docker)
-            {
-                decision.needed(&format!("beside {beside}"), by);
-            }
-        }
-    }
-}
-
-fn joined(folder: &str, name: &str) -> String {
-    if folder.is_empty() { name.to_owned() } else { format!("{folder}/{name}") }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -439,36 +377,6 @@ mod tests {
                 "manage.py",
                 "secret",
             ],
-        );
-    }
-
-    #[test]
-    fn what_was_seen_is_not_read_again() {
-        let folder = app(&[("a", "one"), ("b", "two")]);
-        let rules = Rules::default();
-        let take =
-            |seen: &Seen| Snapshot::take_again(folder.path(), &rules, seen).expect("a snapshot").0;
-        let first = take(&Seen::default());
-        // As if it had been looked at some time after the files were written.
-        let other = Digest::of(b"what is said to be in it");
-        let stamp =
-            |path: &str| Stamp::of(&fs::symlink_metadata(folder.path().join(path)).expect("there"));
-        let seen = Seen::new(BTreeMap::from([("a".to_owned(), (stamp("a"), other))]), i64::MAX);
-        let again = take(&seen);
-        assert!(
-            matches!(again.entries["a"], Entry::File { digest, size: 3, .. } if digest == other)
-        );
-        assert_eq!(again.entries["b"], first.entries["b"]);
-        assert_eq!((again.files, again.decisions), (first.files, first.decisions));
-        // Same name, length and times, another file.
-        fs::write(folder.path().join("c"), "new").expect("write");
-        let times = fs::symlink_metadata(folder.path().join("a")).expect("there");
-        let times = fs::FileTimes::new().set_modified(times.modified().expect("a time"));
-        let file = File::options().write(true).open(folder.path().join("c")).expect("open");
-        file.set_times(times).expect("set");
-        fs::rename(folder.path().join("c"), folder.path().join("a")).expect("rename");
-        assert!(
-            matches!(take(&seen).entries["a"], Entry::File { digest, .. } if digest == Digest::of(b"new"))
         );
     }
 
@@ -803,7 +711,7 @@ mod tests {
         assert_eq!(names, ["workspace", "workspace/a", "workspace/a/x.py", "workspace/b.py"]);
         let target = tempfile::tempdir().expect("a folder");
         snapshot.materialise(&tree, target.path()).expect("copied");
-        assert_eq!(Tree::scan(target.path()).expect("scan"), tree);
+        assert_eq!(Tree::scan(target.path()).expect("scan"), *tree);
         fs::write(folder.path().join("b.py"), "changed").expect("write");
         let again = tempfile::tempdir().expect("a folder");
         assert!(matches!(

@@ -19,17 +19,22 @@
 //! *Hard* rules are outside of this: what forge makes anew (`node_modules`,
 //! virtual environments, `.git`) never gets in.
 
-use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::path::Path;
 
 use ignore::Match;
 use ignore::gitignore::{Gitignore, GitignoreBuilder};
+use serde::{Deserialize, Serialize};
 
 use super::dockerignore::{self, Dockerignore};
 use super::project::{self, Project};
 use super::{SourceError, failed};
+use crate::digest::{Digest, Fields};
+
+/// Bumped whenever the same rules would decide otherwise: what was decided before then
+/// counts no more.
+const RULES_VERSION: u64 = 1;
 
 const GIT: &str = ".gitignore";
 const SLUG: &str = ".slugignore";
@@ -188,7 +193,7 @@ const JAVASCRIPT_LOCKS: &[&str] = &[
 const HEARTS: &[&str] = &["manage.py", "config/application.rb", "config.ru"];
 
 /// Who had the last word about a path.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum By {
     /// No rule spoke.
     Nobody,
@@ -209,7 +214,7 @@ pub enum By {
 }
 
 /// Why a path is in or out.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Decision {
     /// Whether the path counts.
     pub included: bool,
@@ -242,6 +247,8 @@ pub struct Rules {
     exclude: Gitignore,
     include: Gitignore,
     pub(super) ignored_config: IgnoredConfig,
+    /// A name of all of them.
+    name: Digest,
 }
 
 /// The rules with those of the files at the app's root.
@@ -255,6 +262,9 @@ pub(super) struct AppRules<'a> {
     slug: Gitignore,
     project: Project,
     forge: Gitignore,
+    /// A name of all rules together: what was decided by rules of the same name need not be
+    /// decided again.
+    pub(super) name: Digest,
 }
 
 /// The rules of one `.gitignore` file.
@@ -263,6 +273,8 @@ pub(super) struct Nested {
     folder: String,
     origin: String,
     rules: Gitignore,
+    /// A name of its text.
+    pub(super) name: Digest,
 }
 
 impl Default for Rules {
@@ -277,6 +289,7 @@ impl Default for Rules {
             exclude: Gitignore::empty(),
             include: Gitignore::empty(),
             ignored_config: IgnoredConfig::Counts,
+            name: Digest::of(b""),
         })
     }
 }
@@ -292,6 +305,15 @@ impl Rules {
         ignored_config: IgnoredConfig,
     ) -> Result<Rules, SourceError> {
         let built_in = |patterns: &[&str]| matcher("built in", patterns.iter().copied());
+        let mut name = Fields::new("forge-source-rules");
+        name.number(RULES_VERSION);
+        for list in [HARD, SOFT, CONFIG, DEPENDENCIES, MANIFESTS, METADATA] {
+            name.texts(list.iter().copied());
+        }
+        for list in [include, exclude] {
+            name.texts(list.iter().map(String::as_str));
+        }
+        name.number(u64::from(ignored_config == IgnoredConfig::Counts));
         Ok(Rules {
             hard: built_in(HARD)?,
             soft: built_in(SOFT)?,
@@ -301,6 +323,7 @@ impl Rules {
             exclude: matcher(EXCLUDE, exclude.iter().map(String::as_str))?,
             include: matcher(INCLUDE, include.iter().map(String::as_str))?,
             ignored_config,
+            name: name.finish(),
         })
     }
 
@@ -314,6 +337,8 @@ impl Rules {
             "written by forge",
             HARD.iter().copied().chain(own.iter().map(String::as_str)),
         )?;
+        let mut name = Fields::new("forge-source-rules-without");
+        self.name = name.digest(&self.name).texts(paths.iter().map(String::as_str)).finish();
         Ok(self)
     }
 
@@ -321,6 +346,11 @@ impl Rules {
     pub(super) fn of_app(&self, root: &Path) -> Result<AppRules<'_>, SourceError> {
         let text = |name: &str| read(&root.join(name));
         let (slug, forge) = (text(SLUG)?, text(FORGE)?);
+        let mut name = Fields::new("forge-source-rules-of-app");
+        name.digest(&self.name);
+        for text in [&slug, &forge] {
+            name.texts(text.as_deref());
+        }
         let own_files = slug.is_some() || forge.is_some();
         // As Heroku has it, `!` means nothing in a `.slugignore`.
         let slug = slug.unwrap_or_default();
@@ -333,6 +363,7 @@ impl Rules {
         } else {
             Vec::new()
         };
+        name.bytes(&descriptor);
         let project = Project::parse(&String::from_utf8_lossy(&descriptor))?;
         let mut unfit = None;
         let mut docker = None;
@@ -343,6 +374,7 @@ impl Rules {
             && self.include.is_empty()
             && let Some(text) = text(dockerignore::NAME)?
         {
+            name.text(&text);
             let found = Dockerignore::parse(&text)?;
             let hides = |path: &&&str| found.excludes(path).is_some() && root.join(path).is_file();
             unfit = HEARTS.iter().find(hides).map(|&path| path.to_owned());
@@ -351,7 +383,9 @@ impl Rules {
         let python = ["pyproject.toml", "setup.py"].iter().any(|name| root.join(name).is_file());
         let metadata = if python { METADATA } else { &[] };
         let metadata = matcher("built in", metadata.iter().copied())?;
-        Ok(AppRules { rules: self, metadata, docker, unfit, slug, project, forge })
+        name.number(u64::from(python)).texts(unfit.as_deref());
+        let name = name.finish();
+        Ok(AppRules { rules: self, metadata, docker, unfit, slug, project, forge, name })
     }
 }
 
@@ -361,7 +395,8 @@ impl AppRules<'_> {
         let Some(text) = read(&root.join(below).join(GIT))? else { return Ok(None) };
         let origin = if below.is_empty() { GIT.to_owned() } else { format!("{below}/{GIT}") };
         let rules = matcher(&origin, text.lines())?;
-        Ok(Some(Nested { folder: below.to_owned(), origin, rules }))
+        let name = Digest::of(text.as_bytes());
+        Ok(Some(Nested { folder: below.to_owned(), origin, rules, name }))
     }
 
     /// Whether a folder that is excluded must be looked into all the same.
@@ -468,13 +503,14 @@ fn said(included: bool, rule: &str, origin: &str, by: By) -> Decision {
     Decision { included, rule: format!("{rule} ({origin})"), by, overruled: None }
 }
 
-/// The example that stands beside a file of `config/`, among these names: then the
-/// file is one that everybody makes for themselves.
-pub(super) fn example_of<'a>(path: &str, names: &'a BTreeSet<String>) -> Option<&'a String> {
+/// The example that stands beside a file of `config/`, of which `is_there` says whether it
+/// does: then the file is one that everybody makes for themselves.
+pub(super) fn example_of(path: &str, is_there: impl Fn(&str) -> bool) -> Option<String> {
     let stem = path.strip_prefix("config/")?.strip_suffix(".yml")?;
     ["yml.example", "example.yml", "yml.sample", "sample.yml"]
         .iter()
-        .find_map(|ending| names.get(&format!("{stem}.{ending}")))
+        .map(|ending| format!("{stem}.{ending}"))
+        .find(|name| is_there(name))
 }
 
 fn read(path: &Path) -> Result<Option<String>, SourceError> {
@@ -543,6 +579,7 @@ mod tests {
             folder: String::new(),
             origin: ".gitignore".to_owned(),
             rules: matcher("t", ["/config/*.yml"].into_iter()).expect("parses"),
+            name: Digest::of(b""),
         };
         let decision = rules.decide("config/database.yml", false, &[ignored]);
         assert_eq!(decision.rule, "/config/database.yml (frameworks need it)");

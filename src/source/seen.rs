@@ -1,5 +1,5 @@
-//! What the app's files were when they were last read, so that those which have not been
-//! touched since need not be read again.
+//! What the app's folder was when it was last looked at, so that what has not changed since
+//! need not be decided or read again.
 //!
 //! A file counts as untouched when device, inode, size, modification time and change time
 //! are what they were; the last no program can set back. One that was changed about when it
@@ -7,25 +7,74 @@
 //! (git's "racily clean" entries, Documentation/technical/racy-git.txt).
 
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
-use std::fs::Metadata;
+use std::fs::{FileType, Metadata};
 use std::os::unix::fs::MetadataExt;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use serde::{Deserialize, Serialize};
+
+use super::rules::Decision;
 use crate::digest::Digest;
 
 /// How old a change must be for the next one to be told from it, in seconds: the coarsest
 /// clock of a file system in use (FAT's) ticks every two.
 const GRAIN: i64 = 2;
 
-/// Digests of files by path, with what the files looked like then.
+/// Bumped with the shape of what is kept.
+const VERSION: u8 = 1;
+
+/// The folders of an app by path, with what is in them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Seen {
-    files: Vec<(String, Stamp, Digest)>,
+    folders: BTreeMap<String, Folder>,
+}
+
+/// A folder that was looked into.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Folder {
+    /// A name of the rules that decided.
+    pub(super) rules: Digest,
+    /// What is in it, sorted by name.
+    pub(super) entries: Vec<Known>,
+}
+
+/// An entry of a folder.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Known {
+    pub(super) name: String,
+    pub(super) kind: Kind,
+    /// What the rules say of it, whatever else is in the folder.
+    pub(super) decision: Decision,
+    /// What a file was when it was read, if another look can tell whether it still is.
+    pub(super) content: Option<(Stamp, Digest)>,
+}
+
+/// What an entry is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub(super) enum Kind {
+    File,
+    Link,
+    Folder,
+    /// A pipe, socket or device.
+    Other,
+}
+
+impl Kind {
+    pub(super) fn of(kind: FileType) -> Kind {
+        if kind.is_file() {
+            Kind::File
+        } else if kind.is_symlink() {
+            Kind::Link
+        } else if kind.is_dir() {
+            Kind::Folder
+        } else {
+            Kind::Other
+        }
+    }
 }
 
 /// What tells whether a file is still the same.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Stamp {
     device: u64,
     inode: u64,
@@ -44,6 +93,11 @@ impl Stamp {
             changed: (metadata.ctime(), metadata.ctime_nsec()),
         }
     }
+
+    /// Whether any later change shows, for one who looked from `began` on.
+    pub(super) fn is_settled(&self, began: i64) -> bool {
+        self.changed.0 < began.saturating_sub(GRAIN)
+    }
 }
 
 /// Now, in seconds since 1970.
@@ -54,103 +108,154 @@ pub(super) fn now() -> i64 {
 }
 
 impl Seen {
-    /// Those of `files` that were last changed long enough before `began`, and whose names
-    /// are no two lines.
-    pub(super) fn new(files: BTreeMap<String, (Stamp, Digest)>, began: i64) -> Seen {
-        let settled = |stamp: &Stamp| stamp.changed.0 < began.saturating_sub(GRAIN);
-        let files = files
-            .into_iter()
-            .filter(|(path, (stamp, _))| settled(stamp) && !path.contains(['\n', '\r']));
-        Seen { files: files.map(|(path, (stamp, digest))| (path, stamp, digest)).collect() }
+    pub(super) fn new(folders: Vec<(String, Folder)>) -> Seen {
+        Seen { folders: folders.into_iter().collect() }
     }
 
-    /// The content of a file that looks so.
-    pub(super) fn digest(&self, path: &str, stamp: &Stamp) -> Option<Digest> {
-        let at = self.files.binary_search_by(|(known, ..)| known.as_str().cmp(path)).ok()?;
-        let (_, known, digest) = &self.files[at];
-        (known == stamp).then_some(*digest)
+    pub(super) fn folder(&self, path: &str) -> Option<&Folder> {
+        self.folders.get(path)
     }
 
-    /// As text, a file a line; [`Seen::parse`] reads it.
+    /// As bytes, which [`Seen::parse`] reads.
     #[must_use]
-    pub fn text(&self) -> String {
-        let mut text = String::new();
-        for (path, stamp, digest) in &self.files {
-            let Stamp { device, inode, size, modified, changed } = stamp;
-            // Writing to a String cannot fail.
-            let _written = writeln!(
-                text,
-                "{} {device} {inode} {size} {} {} {} {} {path}",
-                digest.hex(),
-                modified.0,
-                modified.1,
-                changed.0,
-                changed.1,
-            );
-        }
-        text
+    pub fn to_bytes(&self) -> Vec<u8> {
+        // Only a type that cannot be written at all fails, and no value of it can be kept.
+        postcard::to_allocvec(&(VERSION, &self.folders)).unwrap_or_default()
     }
 
-    /// `None` for what is not such a text.
+    /// `None` for what are no such bytes, or of another version.
     #[must_use]
-    pub fn parse(text: &str) -> Option<Seen> {
-        let mut files: Vec<(String, Stamp, Digest)> = Vec::new();
-        for line in text.lines() {
-            let mut words = line.splitn(9, ' ');
-            let digest = format!("sha256:{}", words.next()?).parse().ok()?;
-            let mut number = || words.next()?.parse::<u64>().ok();
-            let (device, inode, size) = (number()?, number()?, number()?);
-            let mut time = || words.next()?.parse::<i64>().ok();
-            let (modified, changed) = ((time()?, time()?), (time()?, time()?));
-            let path = words.next()?.to_owned();
-            // Sorted, or nothing would be found.
-            if files.last().is_some_and(|(last, ..)| *last >= path) {
-                return None;
-            }
-            files.push((path, Stamp { device, inode, size, modified, changed }, digest));
-        }
-        Some(Seen { files })
+    pub fn parse(bytes: &[u8]) -> Option<Seen> {
+        let (version, rest) = postcard::take_from_bytes::<u8>(bytes).ok()?;
+        let folders = (version == VERSION).then(|| postcard::from_bytes(rest).ok())??;
+        Some(Seen { folders })
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::fs;
+    use std::fs::{self, File, FileTimes};
     use std::os::unix::fs::PermissionsExt;
+    use std::path::Path;
 
+    use super::super::{Entry, IgnoredConfig, Rules, Snapshot};
     use super::*;
 
-    fn stamp(changed: i64) -> Stamp {
-        Stamp { device: 1, inode: 2, size: 3, modified: (-4, 5), changed: (changed, 6) }
+    fn app(files: &[(&str, &str)]) -> tempfile::TempDir {
+        let folder = tempfile::tempdir().expect("a folder");
+        for (path, text) in files {
+            let path = folder.path().join(path);
+            fs::create_dir_all(path.parent().expect("a parent")).expect("mkdir");
+            fs::write(path, text).expect("write");
+        }
+        folder
     }
 
-    fn seen(paths: &[(&str, i64)], began: i64) -> Seen {
-        let file = |(path, changed): &(&str, i64)| {
-            ((*path).to_owned(), (stamp(*changed), Digest::of(path.as_bytes())))
-        };
-        Seen::new(paths.iter().map(file).collect(), began)
+    fn take(root: &Path, rules: &Rules, seen: &Seen) -> (Snapshot, Seen) {
+        Snapshot::take_again(root, rules, seen).expect("a snapshot")
+    }
+
+    /// As if each file had been looked at long after it was written, and held something else.
+    fn as_of_old(root: &Path, mut seen: Seen, said: Digest) -> Seen {
+        for (below, folder) in &mut seen.folders {
+            for known in folder.entries.iter_mut().filter(|known| known.kind == Kind::File) {
+                let path = root.join(below).join(&known.name);
+                let stamp = Stamp::of(&fs::symlink_metadata(path).expect("there"));
+                known.content = Some((stamp, said));
+            }
+        }
+        seen
     }
 
     #[test]
     fn there_and_back() {
-        let all = seen(&[("b", 10), ("a b/c d", 10), ("ä", 10)], 100);
-        assert_eq!(Seen::parse(&all.text()), Some(all.clone()));
-        assert_eq!(all.digest("a b/c d", &stamp(10)), Some(Digest::of(b"a b/c d")));
-        assert_eq!(all.digest("a b", &stamp(10)), None);
-        assert_eq!(all.digest("b", &stamp(11)), None);
-        assert_eq!(Seen::parse(""), Some(Seen::default()));
-        let text = all.text();
-        let backwards: String = text.lines().rev().map(|line| format!("{line}\n")).collect();
-        for damaged in [&text[1..], &text[..text.len() - 4].replace("100", ""), &backwards, "x"] {
-            assert_eq!(Seen::parse(damaged), None, "{damaged}");
+        let folder = app(&[("a b", "1"), ("sub/ä", "2"), (".git/x", ""), ("x.log", "")]);
+        let (_, seen) = take(folder.path(), &Rules::default(), &Seen::default());
+        let seen = as_of_old(folder.path(), seen, Digest::of(b"x"));
+        assert_eq!(seen.folders.len(), 2);
+        let bytes = seen.to_bytes();
+        assert_eq!(Seen::parse(&bytes), Some(seen));
+        for damaged in [&bytes[1..], &bytes[..bytes.len() - 1], b"", b"\x02", b"\xff\xff\xff"] {
+            assert_eq!(Seen::parse(damaged), None);
         }
     }
 
     #[test]
+    fn what_was_seen_is_not_read_again() {
+        let folder = app(&[("a", "one"), ("b", "two"), ("sub/c", "three")]);
+        let (root, rules) = (folder.path(), Rules::default());
+        let (first, seen) = take(root, &rules, &Seen::default());
+        let said = Digest::of(b"what is said to be in it");
+        let seen = as_of_old(root, seen, said);
+        let holds = |snapshot: &Snapshot, path: &str, wanted: Digest| matches!(snapshot.entries[path], Entry::File { digest, .. } if digest == wanted);
+        let (again, kept) = take(root, &rules, &seen);
+        for path in ["a", "b", "sub/c"] {
+            assert!(holds(&again, path, said), "{path}");
+        }
+        assert_eq!((again.files, again.decisions), (first.files, first.decisions));
+        // They have just been written, so another look would not tell.
+        assert_eq!(kept.folders[""].entries[0].content, None);
+        // Same name, length and times, another file.
+        fs::write(root.join("new"), "new").expect("write");
+        let times = fs::symlink_metadata(root.join("a")).expect("there");
+        let times = FileTimes::new().set_modified(times.modified().expect("a time"));
+        let file = File::options().write(true).open(root.join("new")).expect("open");
+        file.set_times(times).expect("set");
+        fs::rename(root.join("new"), root.join("a")).expect("rename");
+        let (again, _) = take(root, &rules, &seen);
+        assert!(holds(&again, "a", Digest::of(b"new")));
+        assert!(holds(&again, "b", said));
+    }
+
+    #[test]
+    fn what_was_decided_is_not_decided_again() {
+        let files = [("a", ""), ("sub/a", ""), ("sub/b", ""), (".gitignore", "nothing\n")];
+        let folder = app(&files);
+        let (root, rules) = (folder.path(), Rules::default());
+        let (_, mut seen) = take(root, &rules, &Seen::default());
+        let out = Decision { included: false, ..seen.folders["sub"].entries[0].decision.clone() };
+        // As no rule says.
+        for folder in seen.folders.values_mut() {
+            for known in folder.entries.iter_mut().filter(|known| known.name == "a") {
+                known.decision = out.clone();
+            }
+        }
+        let files = |rules: &Rules, seen: &Seen| {
+            let files = take(root, rules, seen).0.files;
+            files.into_iter().filter(|path| !path.ends_with("ignore")).collect::<Vec<_>>()
+        };
+        assert_eq!(files(&rules, &seen), ["sub/b"]);
+        // By other rules it is.
+        let others = Rules::new(&[], &["x".to_owned()], IgnoredConfig::Counts).expect("rules");
+        assert_eq!(files(&others, &seen), ["a", "sub/a", "sub/b"]);
+        let without = rules.clone().without(&["x".to_owned()]).expect("rules");
+        assert_eq!(files(&without, &seen), ["a", "sub/a", "sub/b"]);
+        fs::write(root.join("sub/.gitignore"), "b\n").expect("write");
+        assert_eq!(files(&rules, &seen), ["sub/a"]);
+        fs::write(root.join(".forgeignore"), "sub/b\n").expect("write");
+        fs::remove_file(root.join("sub/.gitignore")).expect("remove");
+        assert_eq!(files(&rules, &seen), ["a", "sub/a"]);
+        fs::remove_file(root.join(".forgeignore")).expect("remove");
+        // A folder where a file was is not what was decided about.
+        fs::remove_file(root.join("sub/a")).expect("remove");
+        fs::create_dir(root.join("sub/a")).expect("mkdir");
+        fs::write(root.join("sub/a/x"), "").expect("write");
+        assert_eq!(files(&rules, &seen), ["sub/a/x", "sub/b"]);
+        fs::write(root.join(".gitignore"), "sub/b\n").expect("write");
+        assert_eq!(files(&rules, &seen), ["a", "sub/a/x"]);
+    }
+
+    #[test]
     fn what_has_just_changed_is_not_kept() {
-        let kept = seen(&[("old", 97), ("new", 98), ("newer", 100), ("future", 200)], 100);
-        assert_eq!(kept, seen(&[("old", 97)], 100));
-        assert_eq!(seen(&[("two\nlines", 10)], 100), Seen::default());
+        let stamp = |changed| Stamp {
+            device: 1,
+            inode: 2,
+            size: 3,
+            modified: (-4, 5),
+            changed: (changed, 6),
+        };
+        let settled = [97, 98, 100, 200].map(|changed| stamp(changed).is_settled(100));
+        assert_eq!(settled, [true, false, false, false]);
     }
 
     #[test]
@@ -169,8 +274,8 @@ mod tests {
         fs::write(folder.path().join("other"), "longer").expect("write");
         fs::rename(folder.path().join("other"), &path).expect("rename");
         differs("another file");
-        let times = fs::FileTimes::new().set_modified(UNIX_EPOCH);
-        fs::File::options().write(true).open(&path).expect("open").set_times(times).expect("set");
+        let times = FileTimes::new().set_modified(UNIX_EPOCH);
+        File::options().write(true).open(&path).expect("open").set_times(times).expect("set");
         differs("another time");
         std::thread::sleep(std::time::Duration::from_millis(20));
         fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("chmod");

@@ -7,7 +7,7 @@
 //!   blobs/<hex>             immutable bytes: layers, downloads, manifests
 //!   trees/<hex>/            an unpacked output, read only by convention
 //!   trees/<hex>.tree        its sorted list; there only when the tree is whole
-//!   records/<table>/<hex>   small JSON values by key: outputs, layers
+//!   records/<table>/<hex>   small values by key, as JSON but for the source's: outputs, layers
 //!   roots/<name>            one line naming a record; what gc keeps
 //!   logs/<key>.log          what a step printed when it last ran
 //!   downloads/<name>/       what fetch steps share, by hash
@@ -152,8 +152,13 @@ impl Table {
             Table::Places => "places-1",
             Table::Recordings => "recordings-1",
             Table::Runs => "runs-1",
-            Table::Sources => "sources-1",
+            Table::Sources => "sources-2",
         }
+    }
+
+    /// Whether its values are bytes of their writer's own making.
+    fn holds_bytes(self) -> bool {
+        self == Table::Sources
     }
 }
 
@@ -345,6 +350,38 @@ impl Store {
             Err(StoreError::Record { .. }) => Ok(None),
             other => other,
         }
+    }
+
+    /// Bytes that only save work, as [`Store::put_bytes`] wrote them; damaged ones are absent.
+    ///
+    /// # Errors
+    /// The record cannot be read.
+    pub fn bytes(&self, table: Table, key: &Digest) -> Result<Option<Vec<u8>>, StoreError> {
+        let path = self.record_path(table, key);
+        let mut bytes = match fs::read(&path) {
+            Ok(bytes) => bytes,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(failed("read", &path)(error)),
+        };
+        let length = bytes.len().saturating_sub(Digest::LENGTH);
+        let whole = Digest::of(&bytes[..length]).bytes() == &bytes[length..];
+        bytes.truncate(length);
+        Ok(whole.then_some(bytes))
+    }
+
+    /// Records bytes for `key`, with their digest behind them; the last writer wins.
+    ///
+    /// # Errors
+    /// The disk refused.
+    pub fn put_bytes(
+        &self,
+        table: Table,
+        key: &Digest,
+        mut bytes: Vec<u8>,
+    ) -> Result<(), StoreError> {
+        let digest = Digest::of(&bytes);
+        bytes.extend_from_slice(digest.bytes());
+        self.write_atomically(&self.record_path(table, key), &bytes)
     }
 
     /// All keys for which a table has records, in no order.

@@ -143,9 +143,16 @@ impl Store {
         }
         for table in Table::ALL {
             for (path, key) in self.named(&self.root().join("records").join(table.folder()), "")? {
-                if let Err(error) = self.get::<serde_json::Value>(table, &key) {
-                    damage.push(Damage { path, problem: error.to_string() });
-                }
+                let problem = if table.holds_bytes() {
+                    match self.bytes(table, &key) {
+                        Ok(Some(_)) => None,
+                        Ok(None) => Some("its bytes have changed".to_owned()),
+                        Err(error) => Some(error.to_string()),
+                    }
+                } else {
+                    self.get::<serde_json::Value>(table, &key).err().map(|error| error.to_string())
+                };
+                damage.extend(problem.map(|problem| Damage { path, problem }));
             }
         }
         Ok(damage)
