@@ -8,7 +8,7 @@ use std::io::Read;
 use regex::bytes::Regex;
 
 use super::failure::Failure;
-use crate::source::{By, Decision, Entry, Snapshot, matcher};
+use crate::source::{By, Decision, Entry, Snapshot, matching};
 
 /// What is so, and what to do about it.
 pub(super) type Notice = (String, String);
@@ -145,7 +145,7 @@ fn dockerignore(snapshot: &Snapshot) -> Option<Notice> {
 
 fn secrets(snapshot: &Snapshot) -> Option<Notice> {
     // Built in, and a test builds it.
-    let patterns = matcher("built in", SECRETS.iter().copied()).ok()?;
+    let mut secrets = matching("built in", SECRETS.iter().copied()).ok()?;
     let asked = |path: &str| {
         snapshot.decisions.get(path).is_some_and(|decision| decision.by == By::Include)
     };
@@ -153,9 +153,7 @@ fn secrets(snapshot: &Snapshot) -> Option<Notice> {
         .files
         .iter()
         .map(String::as_str)
-        .filter(|path| {
-            patterns.matched_path_or_any_parents(path, false).is_ignore() && !asked(path)
-        })
+        .filter(|path| secrets.matches(path) && !asked(path))
         .collect();
     let named = named(&paths)?;
     let go =

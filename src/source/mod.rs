@@ -9,7 +9,7 @@ mod rules;
 mod seen;
 mod walk;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io;
@@ -18,8 +18,6 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use ignore::Match;
-use ignore::gitignore::Gitignore;
 use rayon::prelude::*;
 use thiserror::Error;
 
@@ -27,7 +25,7 @@ use crate::digest::Digest;
 use crate::plan::{APP_FOLDER, Selection};
 use crate::tree::{Node, Tree};
 
-pub use rules::{By, Decision, IgnoredConfig, Rules, matcher};
+pub use rules::{By, Decision, IgnoredConfig, Matching, Rules, matcher, matching};
 pub use seen::Seen;
 use walk::{Found, walk};
 
@@ -64,31 +62,6 @@ pub struct Snapshot {
     pub unfit_dockerignore: Option<String>,
     /// What was selected by now, by rules.
     selected: Arc<Mutex<BTreeMap<Vec<String>, Arc<Tree>>>>,
-}
-
-/// What the rules of a selection say of folders, each asked once.
-struct Folders<'a> {
-    matcher: &'a Gitignore,
-    known: HashMap<&'a str, bool>,
-}
-
-impl<'a> Folders<'a> {
-    /// Whether a path is selected, by itself or with a folder above it. As in `.gitignore`
-    /// files the sense is to leave out, a rule that matches selects and one with `!` does not.
-    fn selects(&mut self, path: &'a str, is_folder: bool) -> bool {
-        match self.matcher.matched(path, is_folder) {
-            Match::Ignore(_) => return true,
-            Match::Whitelist(_) => return false,
-            Match::None => {}
-        }
-        let Some((folder, _)) = path.rsplit_once('/') else { return false };
-        if let Some(known) = self.known.get(folder) {
-            return *known;
-        }
-        let selects = self.selects(folder, true);
-        self.known.insert(folder, selects);
-        selects
-    }
 }
 
 /// Why the app's folder cannot be read.
@@ -224,13 +197,9 @@ impl Snapshot {
     }
 
     fn selected_now(&self, selection: &Selection) -> Result<Tree, SourceError> {
-        let matcher = matcher("the plan", selection.rules.iter().map(String::as_str))?;
-        let mut folders = Folders { matcher: &matcher, known: HashMap::new() };
-        let mut tree = Tree::default();
-        for (path, entry) in &self.entries {
-            if !folders.selects(path, false) {
-                continue;
-            }
+        let mut matching = matching("the plan", selection.rules.iter().map(String::as_str))?;
+        let everything = selection.rules == ["*"];
+        let node = |(path, entry): (&String, &Entry)| {
             let node = match entry {
                 Entry::File { executable, size, digest } => Node::File {
                     mode: if *executable { 0o755 } else { 0o644 },
@@ -239,8 +208,10 @@ impl Snapshot {
                 },
                 Entry::Link(target) => Node::Symlink { target: target.clone().into_bytes() },
             };
-            tree.entries.insert(format!("{APP_FOLDER}/{path}").into_bytes(), node);
-        }
+            (format!("{APP_FOLDER}/{path}").into_bytes(), node)
+        };
+        let entries = self.entries.iter().filter(|(path, _)| everything || matching.matches(path));
+        let mut tree = Tree { entries: entries.map(node).collect() };
         tree.entries
             .insert(APP_FOLDER.as_bytes().to_vec(), Node::Directory { mode: 0o755, opaque: false });
         tree.add_parents();

@@ -19,6 +19,7 @@
 //! *Hard* rules are outside of this: what forge makes anew (`node_modules`,
 //! virtual environments, `.git`) never gets in.
 
+use std::collections::HashMap;
 use std::fs;
 use std::io;
 use std::path::Path;
@@ -555,6 +556,48 @@ pub fn matcher<'a>(
     })
 }
 
+/// Patterns of the `.gitignore` language, of which one that matches takes a path in, and one
+/// with `!` leaves it out.
+#[derive(Debug)]
+pub struct Matching {
+    rules: Gitignore,
+    /// What they say of folders, each asked once.
+    folders: HashMap<String, bool>,
+}
+
+/// Patterns that take in.
+///
+/// # Errors
+/// As [`matcher`].
+pub fn matching<'a>(
+    origin: &str,
+    patterns: impl Iterator<Item = &'a str>,
+) -> Result<Matching, SourceError> {
+    Ok(Matching { rules: matcher(origin, patterns)?, folders: HashMap::new() })
+}
+
+impl Matching {
+    /// Whether they match a file, or a folder in which it lies.
+    pub fn matches(&mut self, path: &str) -> bool {
+        self.is_in(path, false)
+    }
+
+    fn is_in(&mut self, path: &str, is_folder: bool) -> bool {
+        match self.rules.matched(path, is_folder) {
+            Match::Ignore(_) => return true,
+            Match::Whitelist(_) => return false,
+            Match::None => {}
+        }
+        let Some((folder, _)) = path.rsplit_once('/') else { return false };
+        if let Some(known) = self.folders.get(folder) {
+            return *known;
+        }
+        let is_in = self.is_in(folder, true);
+        self.folders.insert(folder.to_owned(), is_in);
+        is_in
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -563,6 +606,29 @@ mod tests {
     fn built_in_rules_parse() {
         assert!(Rules::new(&[], &[], IgnoredConfig::Counts).is_ok());
         assert!(matcher("t", METADATA.iter().copied()).is_ok());
+    }
+
+    #[test]
+    fn matches_with_the_folders_above() {
+        let rules = ["*.py", "!a/b", "/x/y", "c/"];
+        let mut matching = matching("t", rules.into_iter()).expect("parses");
+        let whole = matcher("t", rules.into_iter()).expect("parses");
+        for (path, expected) in [
+            ("a/x.py", true),
+            ("a/x.rb", false),
+            ("a/b/x.py", true),
+            ("a/b/x.rb", false),
+            ("x/y/z", true),
+            ("x/y/b/z", true),
+            ("z/x/y", false),
+            ("c", false),
+            ("c/d", true),
+            ("a/c/d/e", true),
+        ] {
+            assert_eq!(matching.matches(path), expected, "{path}");
+            let found = whole.matched_path_or_any_parents(path, false).is_ignore();
+            assert_eq!(found, expected, "{path}");
+        }
     }
 
     #[test]
