@@ -208,7 +208,7 @@ impl Snapshot {
                 },
                 Entry::Link(target) => Node::Symlink { target: target.clone().into_bytes() },
             };
-            (format!("{APP_FOLDER}/{path}").into_bytes(), node)
+            ([APP_FOLDER, path].join("/").into_bytes(), node)
         };
         let entries = self.entries.iter().filter(|(path, _)| everything || matching.matches(path));
         let mut tree = Tree { entries: entries.map(node).collect() };

@@ -78,13 +78,20 @@ struct Walk<'w, 'a> {
     walked: Walked<'a>,
 }
 
-/// A file or link of a folder, while it is decided whether it counts.
+/// An entry of a folder, while it is decided whether it counts.
 struct Here<'a> {
-    /// Which of the folder's entries.
-    entry: usize,
     name: String,
+    kind: Kind,
     decision: Decision,
     before: Option<&'a (Stamp, Digest)>,
+}
+
+impl Here<'_> {
+    /// The name as it stands in the paths of all that is in it.
+    fn in_paths(&self) -> impl Iterator<Item = u8> {
+        let end = (self.kind == Kind::Folder).then_some(b'/');
+        self.name.bytes().chain(end)
+    }
 }
 
 impl Walk<'_, '_> {
@@ -108,50 +115,46 @@ impl Walk<'_, '_> {
         let before = self.before.folder(&below);
         let is_decided = before.is_some_and(|before| before.rules == rules);
         let mut before = before.map_or(&[][..], |before| &before.entries).iter().peekable();
-        let mut known = Vec::with_capacity(entries.len());
-        let (mut here, mut folders) = (Vec::new(), Vec::new());
+        let (mut known, mut here) = (Vec::new(), Vec::with_capacity(entries.len()));
         for (name, kind) in entries {
             while before.next_if(|before| before.name < name).is_some() {}
             let before = before.next_if(|before| before.name == name && before.kind == kind);
-            let path = joined(&below, &name);
             let decision = match before {
                 Some(before) if is_decided => before.decision.clone(),
-                _ => self.rules.decide(&path, kind == Kind::Folder, ignores),
+                _ => self.rules.decide(&joined(&below, &name), kind == Kind::Folder, ignores),
             };
+            let (own_name, own_decision) = (name.clone(), decision.clone());
+            known.push(Known { name: own_name, kind, decision: own_decision, content: None });
+            let before = before.and_then(|before| before.content.as_ref());
+            here.push(Here { name, kind, decision, before });
+        }
+        needed(&below, self.rules.rules.ignored_config, &mut here);
+        let number = self.walked.folders.len();
+        self.walked.folders.push((below.clone(), Folder { rules, entries: known }));
+        let mut here: Vec<_> = here.into_iter().enumerate().collect();
+        // So that whole paths come in their order: a folder's stand behind its `/`.
+        here.sort_by(|(_, one), (_, other)| one.in_paths().cmp(other.in_paths()));
+        for (entry, Here { name, kind, decision, before }) in here {
+            let path = joined(&below, &name);
             match kind {
                 Kind::Folder => {
                     if decision.included || self.rules.may_include_below(&path, &decision) {
-                        folders.push(path);
+                        self.folder(path, ignores, rules)?;
                     } else {
-                        self.walked.decisions.push((format!("{path}/"), decision.clone()));
+                        self.walked.decisions.push((path + "/", decision));
                     }
+                    continue;
                 }
                 Kind::Other if decision.included => {
                     return Err(SourceError::Special { path: self.root.join(path) });
                 }
-                Kind::Other => self.walked.decisions.push((path, decision.clone())),
-                Kind::File | Kind::Link => here.push(Here {
-                    entry: known.len(),
-                    name: name.clone(),
-                    decision: decision.clone(),
-                    before: before.and_then(|before| before.content.as_ref()),
-                }),
-            }
-            known.push(Known { name, kind, decision, content: None });
-        }
-        needed(&below, self.rules.rules.ignored_config, &mut here);
-        let number = self.walked.folders.len();
-        for Here { entry, name, decision, before } in here {
-            let path = joined(&below, &name);
-            if decision.included {
-                let place = (number, entry);
-                self.walked.found.push(Found { path: path.clone(), place, before });
+                Kind::File | Kind::Link if decision.included => {
+                    let place = (number, entry);
+                    self.walked.found.push(Found { path: path.clone(), place, before });
+                }
+                Kind::File | Kind::Link | Kind::Other => {}
             }
             self.walked.decisions.push((path, decision));
-        }
-        self.walked.folders.push((below, Folder { rules, entries: known }));
-        for path in folders {
-            self.folder(path, ignores, rules)?;
         }
         ignores.truncate(depth);
         Ok(())
@@ -177,7 +180,8 @@ impl Walk<'_, '_> {
 /// `below` show. What they show of it may change without it, so it is decided each time.
 fn needed(below: &str, ignored_config: IgnoredConfig, here: &mut [Here<'_>]) {
     let find = |here: &[Here<'_>], name: &str| {
-        here.binary_search_by(|other| other.name.as_str().cmp(name)).ok()
+        let at = here.binary_search_by(|other| other.name.as_str().cmp(name)).ok()?;
+        matches!(here[at].kind, Kind::File | Kind::Link).then_some(at)
     };
     let mut needed = Vec::new();
     for (lock, manifest, others) in LOCKS {
@@ -190,7 +194,8 @@ fn needed(below: &str, ignored_config: IgnoredConfig, here: &mut [Here<'_>]) {
         }
     }
     if ignored_config == IgnoredConfig::Counts {
-        for (at, file) in here.iter().enumerate() {
+        let is_file = |here: &Here<'_>| matches!(here.kind, Kind::File | Kind::Link);
+        for (at, file) in here.iter().enumerate().filter(|(_, here)| is_file(here)) {
             let is_there = |name: &str| find(here, name).is_some();
             if let Some(example) = example_of(&joined(below, &file.name), is_there) {
                 needed.push((at, example, By::Framework));
@@ -206,5 +211,5 @@ fn needed(below: &str, ignored_config: IgnoredConfig, here: &mut [Here<'_>]) {
 }
 
 fn joined(folder: &str, name: &str) -> String {
-    if folder.is_empty() { name.to_owned() } else { format!("{folder}/{name}") }
+    if folder.is_empty() { name.to_owned() } else { [folder, name].join("/") }
 }
