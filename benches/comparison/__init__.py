@@ -1,0 +1,1 @@
+"""The runner of `benches/compare`. Each module says what it owns."""
