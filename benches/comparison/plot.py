@@ -86,7 +86,7 @@ def bars(path, title, unit, groups):
     height = y + sum(14 * len(tools) + 14 for _, tools in groups)
     for mark in scale.marks():
         drawing.line(scale(mark), y, scale(mark), height, "grid")
-        drawing.text(scale(mark), height + 16, number(mark), "quiet", "middle")
+        drawing.text(scale(mark), height + 16, f"{mark:,g}", "quiet", "middle")
     drawing.text(right + 60, height + 16, unit, "quiet")
     for label, tools in groups:
         drawing.text(left - 10, y + 7 * len(tools) + 8, label, anchor="end")
@@ -111,12 +111,12 @@ def lines(path, title, x_name, y_name, series):
     drawing.legend(left, 44, colours.items())
     for mark in up.marks():
         drawing.line(left, up(mark), right, up(mark), "grid")
-        drawing.text(left - 8, up(mark) + 4, number(mark), "quiet", "end")
+        drawing.text(left - 8, up(mark) + 4, f"{mark:,g}", "quiet", "end")
     for mark in across.marks():
         drawing.line(across(mark), top, across(mark), bottom, "grid")
-        drawing.text(across(mark), bottom + 18, number(mark), "quiet", "middle")
+        drawing.text(across(mark), bottom + 18, f"{mark:,g}", "quiet", "middle")
     drawing.text(right, bottom + 38, x_name, "quiet", "end")
-    drawing.text(10, top - 4, y_name, "quiet")
+    drawing.text(10, 44, y_name, "quiet")
     for name, points in series.items():
         path_of = " ".join(f"{across(x):.1f},{up(median):.1f}" for x, median, _, _ in points)
         drawing.raw(f'<polyline points="{path_of}" fill="none" stroke="{colours[name]}" stroke-width="2"/>')

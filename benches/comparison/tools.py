@@ -100,7 +100,7 @@ class Docker(Tool):
         self.daemons[home] = self.host.serve(
             ["dockerd", "--host", f"unix://{socket}", "--data-root", home / "data", "--exec-root", home / "exec",
              "--pidfile", home / "daemon" / "pid", "--iptables=false", "--ip6tables=false", "--bridge=none",
-             "--cgroup-parent", self.group.parent_of_containers()],
+             "--exec-opt", "native.cgroupdriver=cgroupfs", "--cgroup-parent", self.group.parent_of_containers()],
             self.host.path("logs") / "dockerd", before=self.group.join,
             env=environment(home, TMPDIR=str(home / "daemon")))
         machine.wait("dockerd's start", lambda: self.up(socket))
@@ -154,7 +154,7 @@ class Buildah(Tool):
         failed = []
         for way in self.WAYS:
             home = self.host.path("homes", "buildah", f"probe-{way[0]}-{way[1]}")
-            (home / "Dockerfile").write_text("ARG BASE\nFROM ${BASE}\nRUN id\n", encoding="utf-8")
+            (home / "Dockerfile").write_text("ARG BASE\nFROM ${BASE}\nRUN cat /proc/self/cgroup\n", encoding="utf-8")
             try:
                 self.buildah(home, ["build", "--isolation", way[1], "--runtime", "runc", "--network", "host", "--layers",
                                     "--tls-verify=false", "--build-arg", f"BASE={base}", "--tag", "probe", home], way)
