@@ -36,7 +36,8 @@ def arguments(words):
     parser.add_argument("what", nargs="?", choices=["compare", "growth"], default="compare",
                         help="the comparison, or how forge's own time grows")
     parser.add_argument("--rounds", type=int, default=3, metavar="N", help=f"3 if not said, {MOST_ROUNDS} at most")
-    parser.add_argument("--cold-rounds", type=int, metavar="N", help="rounds that start cold; all if not said")
+    parser.add_argument("--cold-rounds", type=int, metavar="N", default=1,
+                        help="rounds that start cold, which cost the most; 1 if not said")
     parser.add_argument("--apps", type=names(APPS), default=list(APPS), metavar="A,B", help=", ".join(APPS))
     parser.add_argument("--tools", type=names(TOOLS), default=list(TOOLS), metavar="T,U", help=", ".join(TOOLS))
     parser.add_argument("--scenarios", type=names(SCENARIOS), default=list(SCENARIOS), metavar="S,T", help=", ".join(SCENARIOS))
@@ -57,8 +58,7 @@ def arguments(words):
             chosen.apps = ["django"]
     if not 1 <= chosen.rounds <= MOST_ROUNDS:
         parser.error(f"--rounds is 1 to {MOST_ROUNDS}")
-    if chosen.cold_rounds is None:
-        chosen.cold_rounds = chosen.rounds
+    chosen.cold_rounds = min(chosen.cold_rounds, chosen.rounds)
     return chosen
 
 
@@ -112,7 +112,8 @@ def compare(chosen, host, program):
 def main(words):
     chosen = arguments(words)
     # Whoever ends the runner ends what it started.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)
     started = time.monotonic()
     try:
         if os.geteuid() != 0:
