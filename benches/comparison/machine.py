@@ -2,7 +2,7 @@
 
 - Everything started is in a process group of its own and ends in `Machine.close`, last started first.
 - The folder is made anew for each run, and goes with it; what tools left mounted in it is unmounted first.
-- Nothing outside of the folder changes but installed packages.
+- Nothing outside of the folder changes but installed packages, and the empty folder that buildah's cache is mounted on.
 """
 
 import os

@@ -19,6 +19,10 @@ def environment(home, **more):
     return {**kept, "PATH": os.environ["PATH"], "HOME": os.environ.get("HOME", "/root"), "LANG": "C.UTF-8", **more}
 
 
+# Where buildah keeps what it knows of blobs, when root runs it.
+CACHE = pathlib.Path("/var/lib/containers/cache")
+
+
 class Tool:
     """One tool. `registry` is the address that it sees; `arguments` and `secrets` are the peers'."""
 
@@ -144,9 +148,13 @@ class Buildah(Tool):
     way = None
 
     def buildah(self, home, words, way=None):
-        (home / "tmp").mkdir(exist_ok=True)
+        for name in ("tmp", "cache"):
+            (home / name).mkdir(exist_ok=True)
         driver, _ = way or self.way
-        self.command(["buildah", "--root", home / "root", "--runroot", home / "run", "--storage-driver", driver, *words],
+        # What it knows of blobs in registries lies in one place for all of root's storages: here each home has its own.
+        CACHE.mkdir(parents=True, exist_ok=True)
+        alone = ["unshare", "--mount", "sh", "-euc", 'mount --bind "$0" "$1"; shift; exec "$@"', home / "cache", CACHE]
+        self.command([*alone, "buildah", "--root", home / "root", "--runroot", home / "run", "--storage-driver", driver, *words],
                      home, TMPDIR=str(home / "tmp"))
 
     def choose(self, base):
