@@ -8,18 +8,12 @@ import math
 
 COLOURS = {"forge": "#d55e00", "docker": "#0072b2", "buildah": "#009e73"}
 OTHERS = ["#d55e00", "#0072b2", "#009e73", "#cc79a7"]
+# One grey that is read on white and on black: not all who show SVG tell it which of the two is behind it.
 STYLE = """<style>
-text { font: 12px system-ui, sans-serif; fill: #1a1a1a }
+text { font: 12px system-ui, sans-serif; fill: #777777 }
 .title { font-size: 15px; font-weight: 600 }
-.quiet { fill: #5a5a5a }
-.grid { stroke: #d8d8d8 }
-.spread { stroke: #1a1a1a }
-@media (prefers-color-scheme: dark) {
-text { fill: #ececec }
-.quiet { fill: #aaaaaa }
-.grid { stroke: #444444 }
-.spread { stroke: #ececec }
-}
+.grid { stroke: #888888; stroke-opacity: 0.35 }
+.spread { stroke: #777777 }
 </style>"""
 
 

@@ -137,11 +137,10 @@ class Results:
         for app in self.chosen.apps:
             lines += [f"### {app}", "", "| | | wall, s | processors, s | memory, MB | sent, MB | received, MB | image, MB |",
                       "| --- | --- | --- | --- | --- | --- | --- | --- |"]
-            best, last = {}, None
+            medians, last = {}, None
             for name, scenario, _, rows, _ in self.cells():
                 if name == app and rows:
-                    median = statistics.median(row["wall_s"] for row in rows)
-                    best[scenario] = min(median, best.get(scenario, median))
+                    medians.setdefault(scenario, []).append(statistics.median(row["wall_s"] for row in rows))
             for name, scenario, tool, rows, failed in self.cells():
                 if name != app:
                     continue
@@ -150,7 +149,8 @@ class Results:
                     lines.append(f"| {label} | {tool} | failed | | | | | |")
                     continue
                 wall = spread([row["wall_s"] for row in rows], seconds)
-                if statistics.median(row["wall_s"] for row in rows) == best[scenario]:
+                of_all = medians[scenario]
+                if len(of_all) > 1 and statistics.median(row["wall_s"] for row in rows) == min(of_all):
                     wall = f"**{wall}**"
                 words = [wall + (" (and failed)" if failed else ""), spread([row["cpu_s"] for row in rows], seconds)]
                 words += [spread([row[column] for row in rows], megabytes) for column in MEASURES[2:5]]
