@@ -88,7 +88,8 @@ class Group:
                 os.kill(process, signal.SIGKILL)
             except ProcessLookupError:
                 pass
-        for folder in self.folders:
+        # dockerd makes groups of this name in the other hierarchies of version 1 as well.
+        for folder in self.folders if self.unified else sorted(ROOT.glob(f"*/{self.name}")):
             for below, _, _ in os.walk(folder, topdown=False):
                 # A process that has just ended is in its group a moment longer.
                 machine.wait(f"the end of all processes in {below}", lambda path=below: removed(path), 10)
