@@ -80,7 +80,7 @@ fn layer(store: &Store, seed: u64) -> Result<ImageLayer, Box<dyn Error>> {
     let (digest, size) = gzip.finish()?.keep(None)?;
     let compression = Compression::DEFAULT;
     let layer = Layer { diff_id, digest, size, unpacked, compression };
-    Ok(ImageLayer { name: format!("{name}-{seed}"), layer, tree: diff_id })
+    Ok(ImageLayer { name: format!("{name}-{seed}"), part: None, layer, tree: diff_id })
 }
 
 /// Bytes by chance, and the same each time (xorshift64*, Vigna 2016).

@@ -185,6 +185,9 @@ pub enum Event {
     LayerPacked {
         /// The step that it was made from.
         step: String,
+        /// Which part of that it is, where it is one of several.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        part: Option<String>,
         /// Digest of the blob.
         digest: Digest,
         /// Bytes of the blob.
@@ -286,6 +289,9 @@ pub struct StepShown {
 pub struct LayerShown {
     /// The step that made it.
     pub step: String,
+    /// Which part of that it is, where it is one of several.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub part: Option<String>,
     /// Bytes of the blob.
     pub size: u64,
     /// Bytes of the tar.

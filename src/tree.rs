@@ -151,6 +151,14 @@ impl Tree {
             .sum()
     }
 
+    /// Whether the tree has entries in this directory.
+    #[must_use]
+    pub fn has_below(&self, directory: &[u8]) -> bool {
+        let inside = [directory, b"/"].concat();
+        let next = self.entries.range(inside.clone()..).next();
+        next.is_some_and(|(path, _)| path.starts_with(&inside))
+    }
+
     /// Adds the directories that lead to each entry where they are missing, with
     /// mode 0755, so that the tree can be packed or stacked alone.
     pub fn add_parents(&mut self) {

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use regex::Regex;
+
 use super::{Buildpack, BuildpackError};
 
 /// The files of `buildpacks/`, compiled in.
@@ -127,6 +129,19 @@ fn check(buildpack: &Buildpack) -> Result<(), String> {
                 return Err(format!("step `{}`: `{file}` is no file name", step.name));
             }
         }
+        for rule in &step.units {
+            let problem = |problem: String| {
+                format!("step `{}`: the rule `{}` of `units` {problem}", step.name, rule.path)
+            };
+            let expression = Regex::new(&rule.path)
+                .map_err(|error| problem(format!("is no regular expression: {error}")))?;
+            let names_unit = expression.capture_names().flatten().any(|name| name == "unit");
+            if names_unit == rule.beside.is_some() || rule.lists && rule.beside.is_some() {
+                return Err(problem(
+                    "has either a group `unit`, `(?<unit>…)`, or `beside`".to_owned(),
+                ));
+            }
+        }
         let is_word = |name: &String| {
             name.bytes()
                 .all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-')
@@ -204,6 +219,10 @@ mod tests {
             "outputs = []",
             "outputs = [\"x\"]\neach = \"none\"",
             "outputs = [\"x\"]\ntake = [\"x\"]",
+            "outputs = [\"x\"]\nunits = [{ path = '(?<unit>' }]",
+            "outputs = [\"x\"]\nunits = [{ path = '(?<name>x)' }]",
+            "outputs = [\"x\"]\nunits = [{ path = '(?<unit>x)', beside = 'y' }]",
+            "outputs = [\"x\"]\nunits = [{ path = '(?<a>x)', lists = true, beside = 'y' }]",
         ] {
             assert!(matches!(with(line), Err(BuildpackError::Parse { .. })), "{line}");
         }

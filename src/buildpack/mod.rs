@@ -21,7 +21,7 @@ use std::collections::BTreeMap;
 use serde::Deserialize;
 use thiserror::Error;
 
-use crate::plan::{Hint, PlanError, Preparation, Start};
+use crate::plan::{Hint, PlanError, Preparation, Start, UnitRule};
 
 pub use launch::ProcessWish;
 pub use library::Library;
@@ -247,6 +247,10 @@ pub struct StepTemplate {
     /// Whether the app's user owns what it made in the app's folder.
     #[serde(default)]
     pub of_app: bool,
+    /// Which of its files belong together, when it is in the image: it then becomes several
+    /// layers, so that what changes in one unit sends none of the others again.
+    #[serde(default)]
+    pub units: Vec<UnitRule>,
     /// Whether it gets `[build.environment]` of `forge.toml`: steps that run code
     /// of the app.
     #[serde(default)]

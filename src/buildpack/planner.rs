@@ -81,7 +81,7 @@ pub fn plan(library: &Library, facts: &Facts, wishes: &Wishes) -> Result<Planned
     let mut layers: Vec<LayerRecipe> = steps
         .iter()
         .filter(|step| step.name != "build" && !step.name.starts_with("build-"))
-        .map(|step| LayerRecipe { step: step.name.clone(), of_app: false })
+        .map(|step| LayerRecipe::whole(&step.name))
         .collect();
     let planned: BTreeSet<String> = steps
         .iter()
@@ -93,7 +93,11 @@ pub fn plan(library: &Library, facts: &Facts, wishes: &Wishes) -> Result<Planned
         steps.extend(maker.step(buildpack, template, &planned)?);
         of_app.extend(maker.replaced(buildpack, template)?);
         if in_image(template, &facts) {
-            layers.push(LayerRecipe { step: template.name.clone(), of_app: template.of_app });
+            layers.push(LayerRecipe {
+                step: template.name.clone(),
+                of_app: template.of_app,
+                units: template.units.clone(),
+            });
         }
     }
     let processes = processes(&chain, &facts, wishes)?;
@@ -101,8 +105,8 @@ pub fn plan(library: &Library, facts: &Facts, wishes: &Wishes) -> Result<Planned
     steps.push(source_step("app", "the app's files", &of_app));
     let start = start(&chain, wishes)?;
     steps.push(launcher_step(&processes, &start, &wishes.launcher));
-    layers.push(LayerRecipe { step: "app".to_owned(), of_app: true });
-    layers.push(LayerRecipe { step: "launcher".to_owned(), of_app: false });
+    layers.push(LayerRecipe { of_app: true, ..LayerRecipe::whole("app") });
+    layers.push(LayerRecipe::whole("launcher"));
     let image = ImageRecipe { layers, environment, processes, labels: wishes.labels.clone() };
     let evidence = chain
         .iter()

@@ -395,6 +395,7 @@ fn summary(
             .iter()
             .map(|layer| LayerShown {
                 step: layer.name.clone(),
+                part: layer.part.clone(),
                 size: layer.layer.size,
                 unpacked: layer.layer.unpacked,
             })

@@ -13,7 +13,7 @@ use crate::digest::Digest;
 use crate::engine::{Cache, Found, Output};
 use crate::event::{Events, with_causes};
 use crate::image::{self, Image, ImageError, Settings};
-use crate::layer::Layer;
+use crate::layer::{Layer, Packing};
 use crate::plan::recorded::{self, PathSet, PathSets};
 use crate::registry::{
     Descriptor, Entry, ImageEntry, Record, Recording, Reference, RegistryError, Repository,
@@ -316,12 +316,12 @@ impl Cache for SharedCache<'_> {
     fn find(&self, key: &Digest) -> Option<Found> {
         let (at, entry) = self.first(key, |state| &mut state.results)?;
         let mut state = self.state();
-        for (_, layer) in &entry.layers {
+        for layer in entry.packings.iter().flat_map(Packing::layers) {
             state.held.entry(layer.digest).or_default().insert(at);
         }
         let said_by = Some(self.read[at].to_string());
         let output = Output { step: entry.step, tree: entry.tree, said_by };
-        Some(Found { output, layers: entry.layers })
+        Some(Found { output, packings: entry.packings })
     }
 
     fn recorded(&self, weak: &Digest) -> PathSets {

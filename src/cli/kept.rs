@@ -123,16 +123,14 @@ impl App {
             .map(|layer| Packed { digest: layer.layer.digest, diff_id: layer.layer.diff_id })
             .collect();
         let open = |digest: &Digest| File::open(self.store.blob_path(digest));
-        match packed.as_slice() {
-            // One that forge has packed; those of an image under the app are unpacked as one.
-            [layer] => {
-                let blob = open(&layer.digest).map_err(|error| failed(&error))?;
-                unpack_tree(layer, &out, blob).map_err(|error| failed(&error))?;
-            }
-            packed => {
-                unpack(packed, &out, open, &|_| {}).map_err(|error| failed(&error))?;
-            }
-        }
+        // Those of an image under the app may take away what others of them have; in the parts of
+        // what a step made, whiteouts are part of that.
+        let is_of_image = layers.len() > 1 && layers.iter().all(|layer| layer.part.is_none());
+        let unpacked = match is_of_image {
+            false => unpack_tree(&packed, &out, open),
+            true => unpack(&packed, &out, open, &|_| {}).map(drop),
+        };
+        unpacked.map_err(|error| failed(&error))?;
         let (found, _) = self.store.keep_tree(&out)?;
         match layers.first() {
             Some(layer) if found != *tree => Err(gone(&layer.name)),

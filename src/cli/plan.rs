@@ -104,7 +104,12 @@ fn describe(planned: &Planned, all_facts: bool) -> String {
     }
     text.push_str("\nlayers, bottom to top\n");
     for layer in &planned.plan.image.layers {
-        let _written = writeln!(text, "  {}", layer.step);
+        let split = if layer.units.is_empty() {
+            String::new()
+        } else {
+            format!(" (by package, {} at most)", planned.plan.image.parts_each())
+        };
+        let _written = writeln!(text, "  {}{split}", layer.step);
     }
     text.push_str("\nprocesses\n");
     for (kind, process) in &planned.plan.image.processes {

@@ -17,7 +17,7 @@ use crate::digest::Digest;
 use crate::engine::{EngineError, Found, Made, Recorded};
 use crate::event::{Event, with_causes};
 use crate::image::Image;
-use crate::layer::Layer;
+use crate::layer::{Layer, Packing};
 use crate::plan::recorded::{PathSet, PathSets};
 use crate::registry::{
     Blob, Entry, ImageEntry, Recording, Reference, RegistryError, Repository, Sent, Told,
@@ -207,7 +207,7 @@ impl SharedCache<'_> {
         if known.as_ref().is_some_and(|known| self.is_whole(made, known)) {
             return Ok(0);
         }
-        let mut layers = Vec::new();
+        let mut packings = Vec::new();
         if made.of_image || self.all || self.is_small(made) {
             let found = match pack(made) {
                 Ok(found) => found,
@@ -217,21 +217,26 @@ impl SharedCache<'_> {
                     return Ok(0);
                 }
             };
-            for (recipe, layer) in found.layers {
-                if self.put_layer(target, &made.step, &layer)? {
-                    layers.push((recipe, layer));
+            for packing in found.packings {
+                let mut is_there = true;
+                for layer in packing.layers() {
+                    is_there &= self.put_layer(target, &made.step, layer)?;
+                }
+                if is_there {
+                    packings.push(packing);
                 }
             }
         }
         // Packed otherwise, by builds with another compression: as good for who needs files.
         let others = known.iter().filter(|known| known.tree == made.tree);
-        for (recipe, layer) in others.flat_map(|known| &known.layers) {
-            let is_lost = self.state().lost.contains(&(layer.digest, 0));
-            if !is_lost && !layers.iter().any(|(known, _)| known == recipe) {
-                layers.push((*recipe, layer.clone()));
+        for other in others.flat_map(|known| &known.packings) {
+            let is_lost =
+                other.layers().any(|layer| self.state().lost.contains(&(layer.digest, 0)));
+            if !is_lost && !packings.iter().any(|known| known.key == other.key) {
+                packings.push(other.clone());
             }
         }
-        let entry = Entry { key: made.key, step: made.step.clone(), tree: made.tree, layers };
+        let entry = Entry { key: made.key, step: made.step.clone(), tree: made.tree, packings };
         if known == Some(entry.clone()) {
             return Ok(0);
         }
@@ -251,9 +256,10 @@ impl SharedCache<'_> {
         let wants_bytes =
             (made.of_image || self.all && made.bytes) && made.tree != Tree::default().digest();
         let state = self.state();
+        let mut layers = entry.packings.iter().flat_map(Packing::layers);
         entry.tree == made.tree
-            && (!wants_bytes || entry.layers.iter().any(|(recipe, _)| *recipe == made.packing))
-            && !entry.layers.iter().any(|(_, layer)| state.lost.contains(&(layer.digest, 0)))
+            && (!wants_bytes || entry.packings.iter().any(|packing| packing.key == made.packing))
+            && !layers.any(|layer| state.lost.contains(&(layer.digest, 0)))
     }
 
     fn write_image(
@@ -266,7 +272,7 @@ impl SharedCache<'_> {
         }
         let mut kept = Vec::new();
         for layer in &image.layers {
-            if self.put_layer(target, &layer.name, &layer.layer)? {
+            if self.put_layer(target, &layer.title(), &layer.layer)? {
                 kept.push(layer.layer.digest);
             }
         }

@@ -79,7 +79,7 @@ fn keep(store: &Store) -> Result<Keep<'_>, StoreError> {
         Ok(match table {
             // A record is small and true for ever; one whose tree is gone saves
             // running the step as long as nothing needs its files.
-            Table::Outputs | Table::Bases | Table::Runs | Table::Sources => true,
+            Table::Outputs | Table::Splits | Table::Bases | Table::Runs | Table::Sources => true,
             Table::Recordings => recordings.contains(key),
             Table::Layers => {
                 store.get::<Layer>(table, key)?.is_some_and(|layer| layers.contains(&layer.digest))

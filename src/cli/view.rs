@@ -17,6 +17,7 @@ use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use super::failure::Failure;
 use super::{Common, Progress, why};
 use crate::event::{Event, Events, FactShown, Reads, ReusedFrom, Summary};
+use crate::image::title;
 
 /// Runs `work` while showing its events. Returns when both have ended.
 pub(super) fn watch<T>(
@@ -247,9 +248,10 @@ fn lines(event: &Event) -> Vec<String> {
             vec![format!("  {step:<18} {from}{reads}")]
         }
         Event::StepFailed { step } => vec![format!("  {step:<18} FAILED")],
-        Event::LayerPacked { step, size, reused: false, milliseconds, .. } => {
+        Event::LayerPacked { step, part, size, reused: false, milliseconds, .. } => {
+            let title = title(step, part.as_deref());
             vec![format!(
-                "  {step:<18} packed in {}, {} compressed",
+                "  {title:<18} packed in {}, {} compressed",
                 seconds(*milliseconds),
                 bytes(*size)
             )]
@@ -287,7 +289,7 @@ fn finished(summary: &Summary) -> Vec<String> {
     for layer in &summary.layers {
         let line = format!(
             "  layer {:<18} {:>10} {}",
-            layer.step,
+            title(&layer.step, layer.part.as_deref()),
             bytes(layer.size),
             unpacked(layer.unpacked)
         );

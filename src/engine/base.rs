@@ -72,7 +72,7 @@ impl Engine<'_> {
             Some(image) if !self.needs_bytes => &image.layers,
             _ => &self.fetch_image(step)?.layers,
         };
-        Ok(Done::Layers(layers.clone()))
+        Ok(Done::Layers(layers.iter().map(|layer| (None, layer.clone())).collect()))
     }
 
     /// What a package step stands on.

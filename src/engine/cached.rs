@@ -11,7 +11,7 @@ use std::fs::{self, File};
 use super::{Engine, EngineError, Known, Output, Recorded, State};
 use crate::digest::Digest;
 use crate::event::{Event, with_causes};
-use crate::layer::{Layer, Packed, unpack_tree};
+use crate::layer::{Layer, Packed, Packing, unpack_tree};
 use crate::plan::recorded::PathSets;
 use crate::plan::{Action, Step};
 use crate::store::{StoreError, Table};
@@ -41,8 +41,8 @@ pub trait Cache: Sync {
 pub struct Found {
     /// The result.
     pub output: Output,
-    /// Its tree, packed: [`crate::layer::Recipe::key`] → layer.
-    pub layers: Vec<(Digest, Layer)>,
+    /// Its tree, packed in one way or several.
+    pub packings: Vec<Packing>,
 }
 
 /// A result of this build, as a cache wants it.
@@ -58,7 +58,7 @@ pub struct Made {
     pub tree: Digest,
     /// Whether it is a layer of the image.
     pub of_image: bool,
-    /// How this build packs it: [`crate::layer::Recipe::key`].
+    /// How this build packs it: [`crate::layer::Recipe::packing`].
     pub packing: Digest,
     /// The cache whose word this is, if it was not made here.
     pub said_by: Option<String>,
@@ -79,7 +79,7 @@ impl Engine<'_> {
     ) -> Result<Option<Output>, EngineError> {
         let Some(found) = self.cache.and_then(|cache| cache.find(key)) else { return Ok(None) };
         // Set once: each step is one task.
-        let _first = state.offered[self.index(&step.name)].set(found.layers);
+        let _first = state.offered[self.index(&step.name)].set(found.packings);
         self.store.put(Table::Outputs, key, &found.output)?;
         Ok(Some(found.output))
     }
@@ -87,22 +87,27 @@ impl Engine<'_> {
     /// What the cache has packed of a step's tree, as this build packs it first. It is asked
     /// now, and once, where the result was known here without it: by a record that has
     /// outlived the files.
-    pub(super) fn offered(&self, state: &State, step: &Step, tree: &Digest) -> Vec<(bool, Layer)> {
-        let wanted = self.recipe(step).key(tree);
+    pub(super) fn offered(
+        &self,
+        state: &State,
+        step: &Step,
+        tree: &Digest,
+    ) -> Vec<(bool, Packing)> {
+        let wanted = self.packing_key(step, tree);
         let index = self.index(&step.name);
         let ask = || {
             let cache = self.cache.filter(|_| !self.check && !self.store.has_tree(tree));
             let found = cache.zip(state.keys[index].get()).and_then(|(cache, key)| cache.find(key));
-            found.filter(|found| found.output.tree == *tree).map(|found| found.layers)
+            found.filter(|found| found.output.tree == *tree).map(|found| found.packings)
         };
         let offered = state.offered[index].get_or_init(|| ask().unwrap_or_default());
-        let mut offered: Vec<(bool, Layer)> =
-            offered.iter().map(|(recipe, layer)| (*recipe == wanted, layer.clone())).collect();
+        let mut offered: Vec<(bool, Packing)> =
+            offered.iter().map(|packing| (packing.key == wanted, packing.clone())).collect();
         offered.sort_by_key(|(is_wanted, _)| !is_wanted);
         offered
     }
 
-    /// Makes a step's tree from its packed layer, here or in the cache; says whether it
+    /// Makes a step's tree from its packed layers, here or in the cache; says whether it
     /// could. How it is packed does not matter for that.
     pub(super) fn unpack_known(
         &self,
@@ -110,27 +115,29 @@ impl Engine<'_> {
         step: &Step,
         tree: &Digest,
     ) -> Result<bool, EngineError> {
-        let own = self.store.get::<Layer>(Table::Layers, &self.recipe(step).key(tree))?;
-        let offered = self.offered(state, step, tree).into_iter().map(|(_, layer)| layer);
-        for layer in own.into_iter().chain(offered) {
-            if self.unpack_layer(state, step, tree, &layer)? {
+        let own = self.known_packing(step, tree, &|_| Ok(true))?;
+        let offered = self.offered(state, step, tree).into_iter().map(|(_, packing)| packing);
+        for packing in own.into_iter().chain(offered) {
+            if self.unpack_packing(state, step, tree, &packing)? {
                 return Ok(true);
             }
         }
         Ok(false)
     }
 
-    /// Makes a step's tree from a layer, here or in the cache. What does not unpack to just
+    /// Makes a step's tree from its layers, here or in the cache. What does not unpack to just
     /// this tree does not count.
-    pub(super) fn unpack_layer(
+    pub(super) fn unpack_packing(
         &self,
         state: &State,
         step: &Step,
         tree: &Digest,
-        layer: &Layer,
+        packing: &Packing,
     ) -> Result<bool, EngineError> {
-        if state.useless().contains(&layer.digest) || !self.bring(&step.name, layer)? {
-            return Ok(false);
+        for layer in packing.layers() {
+            if state.useless().contains(&layer.digest) || !self.bring(&step.name, layer)? {
+                return Ok(false);
+            }
         }
         let scratch = self.scratch(step)?;
         let out = scratch.path().join("out");
@@ -139,24 +146,35 @@ impl Engine<'_> {
             path: out.clone(),
             source,
         })?;
-        let packed = Packed { digest: layer.digest, diff_id: layer.diff_id };
-        let path = self.store.blob_path(&layer.digest);
-        let blob =
-            File::open(&path).map_err(|source| EngineError::Io { action: "read", path, source })?;
-        if let Err(error) = unpack_tree(&packed, &out, blob) {
-            self.useless(state, step, layer, &with_causes(&error));
+        let packed = |layer: &Layer| Packed { digest: layer.digest, diff_id: layer.diff_id };
+        let packed: Vec<Packed> = packing.layers().map(packed).collect();
+        let open = |digest: &Digest| File::open(self.store.blob_path(digest));
+        if let Err(error) = unpack_tree(&packed, &out, open) {
+            let to_blame = |layer: &&Layer| error.layer().is_none_or(|it| *it == layer.digest);
+            let layers: Vec<Layer> = packing.layers().filter(to_blame).cloned().collect();
+            self.useless(state, step, &layers, &with_causes(&error));
             return Ok(false);
         }
         let (found, _) = self.store.keep_tree(&out)?;
         if found != *tree {
-            let problem = format!("its layer {} holds {found}, not {tree}", layer.digest);
-            self.useless(state, step, layer, &problem);
+            let layers: Vec<Layer> = packing.layers().cloned().collect();
+            self.useless(
+                state,
+                step,
+                &layers,
+                &format!("what the cache has is {found}, not {tree}"),
+            );
         }
         Ok(found == *tree)
     }
 
-    pub(super) fn useless(&self, state: &State, step: &Step, layer: &Layer, problem: &str) {
-        if state.useless().insert(layer.digest) {
+    /// Notes that layers are not what they should be.
+    pub(super) fn useless(&self, state: &State, step: &Step, layers: &[Layer], problem: &str) {
+        let mut is_new = false;
+        for layer in layers {
+            is_new |= state.useless().insert(layer.digest);
+        }
+        if is_new {
             self.events.notice(format!("`{}` is made anew: {problem}", step.name), None);
         }
     }
@@ -207,7 +225,7 @@ impl Engine<'_> {
                     step: step.name.clone(),
                     key: *state.keys[index].get()?,
                     recorded: state.recorded[index].get().cloned(),
-                    packing: self.recipe(step).key(&tree),
+                    packing: self.packing_key(step, &tree),
                     tree,
                     said_by: state.said_by[index].get().cloned(),
                     of_image,

@@ -10,7 +10,7 @@ use crate::debian::deb::DebError;
 use crate::debian::rootfs::RootfsError;
 use crate::digest::Digest;
 use crate::download::DownloadError;
-use crate::layer::{LayerError, UnpackError};
+use crate::layer::{LayerError, SplitError, UnpackError};
 use crate::sandbox::{Exit, Probed, SandboxError};
 use crate::source::SourceError;
 use crate::store::StoreError;
@@ -42,6 +42,14 @@ pub enum EngineError {
         step: String,
         /// The path.
         path: String,
+    },
+    /// A step's tree cannot be split into layers.
+    #[error("could not split what step `{step}` made into layers")]
+    Split {
+        /// The step.
+        step: String,
+        /// What is wrong.
+        source: SplitError,
     },
     /// `forge.lock` pins a file that the step does not make.
     #[error("forge.lock pins `{path}` for step `{step}`, which is not among its outputs")]

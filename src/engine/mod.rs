@@ -41,7 +41,7 @@ use crate::digest::{Digest, Fields};
 use crate::download::Downloads;
 use crate::event::{self, Event, Events, Reason, ReusedFrom};
 use crate::image::ImageLayer;
-use crate::layer::{Compression, Layer};
+use crate::layer::{Compression, Layer, Packing};
 use crate::lock::{Lock, Pin};
 use crate::plan::key::{key, pin_key};
 use crate::plan::{Action, Package, Plan, Step};
@@ -163,7 +163,8 @@ enum Done {
     Step {
         ran: bool,
     },
-    Layers(Vec<Layer>),
+    /// What people call them, if there are several, and the layers themselves.
+    Layers(Vec<(Option<String>, Layer)>),
     /// The step made nothing, so there is nothing to pack.
     NoLayer,
 }
@@ -204,7 +205,7 @@ impl Engine<'_> {
             ran: Arc::clone(ran),
         };
         let mut schedule = Schedule::new(self.plan, self.jobs);
-        let mut layers: BTreeMap<usize, Vec<Layer>> = BTreeMap::new();
+        let mut layers: BTreeMap<usize, Vec<(Option<String>, Layer)>> = BTreeMap::new();
         let mut reused = 0;
         let (out, results) = mpsc::channel();
         let mut failure: Option<EngineError> = None;
@@ -277,8 +278,9 @@ impl Engine<'_> {
                 let tree = *state.trees[self.index(&recipe.step)].get()?;
                 let made = layers.remove(&index)?;
                 let name = recipe.step.clone();
-                Some(made.into_iter().map(move |layer| ImageLayer {
+                Some(made.into_iter().map(move |(part, layer)| ImageLayer {
                     name: name.clone(),
+                    part,
                     layer,
                     tree,
                 }))
@@ -603,8 +605,8 @@ struct State {
     keys: Vec<OnceLock<Digest>>,
     /// What the results of traced steps were found with.
     recorded: Vec<OnceLock<Recorded>>,
-    /// What the cache has packed of steps' trees: recipe → layer. Its word, until checked.
-    offered: Vec<OnceLock<Vec<(Digest, Layer)>>>,
+    /// What the cache has packed of steps' trees. Its word, until checked.
+    offered: Vec<OnceLock<Vec<Packing>>>,
     /// Whose word the results of steps are that were not made on this machine.
     said_by: Vec<OnceLock<String>>,
     /// Layers that were looked at, and were not what they should be.

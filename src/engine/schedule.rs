@@ -105,7 +105,7 @@ mod tests {
         fetch.network = true;
         let steps = vec![step("a", &[]), fetch, step("b", &["a", "fetch"]), step("c", &[])];
         let image = ImageRecipe {
-            layers: vec![LayerRecipe { step: "a".to_owned(), of_app: false }],
+            layers: vec![LayerRecipe::whole("a")],
             environment: BTreeMap::new(),
             processes: BTreeMap::new(),
             labels: BTreeMap::new(),

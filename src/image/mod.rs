@@ -143,10 +143,30 @@ impl Settings {
 pub struct ImageLayer {
     /// What made it, for the history.
     pub name: String,
+    /// Which part of that it is, where it is one of several.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub part: Option<String>,
     /// The packed layer.
     pub layer: Layer,
     /// The tree that it was packed from.
     pub tree: Digest,
+}
+
+impl ImageLayer {
+    /// What people call it: the step, and which part of what that made.
+    #[must_use]
+    pub fn title(&self) -> String {
+        title(&self.name, self.part.as_deref())
+    }
+}
+
+/// What people call a layer of what a step made.
+#[must_use]
+pub fn title(step: &str, part: Option<&str>) -> String {
+    match part {
+        None => step.to_owned(),
+        Some(part) => format!("{step}: {part}"),
+    }
 }
 
 /// A finished image: everything but the layers' bytes.
@@ -306,7 +326,7 @@ pub fn assemble(settings: &Settings, layers: Vec<ImageLayer>) -> Result<Image, I
             .iter()
             .map(|layer| HistoryDocument {
                 created: &settings.created,
-                created_by: format!("forge: {}", layer.name),
+                created_by: format!("forge: {}", layer.title()),
             })
             .collect(),
         os: "linux",
@@ -382,6 +402,7 @@ pub(crate) mod tests {
     pub(crate) fn layer(blob: &[u8]) -> ImageLayer {
         ImageLayer {
             name: "app".to_owned(),
+            part: None,
             tree: Digest::of(b"tree"),
             layer: Layer {
                 diff_id: Digest::of(b"tar"),

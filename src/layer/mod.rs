@@ -1,5 +1,5 @@
-//! Trees become layers: a deterministic tar, compressed, with both digests. And layers of
-//! others become a folder again: see `unpack`.
+//! Trees become layers: a deterministic tar, compressed, with both digests; one, or several of
+//! parts that change apart (`split`). And layers of others become a folder again: see `unpack`.
 //!
 //! ```text
 //! tree ─► tar stream in 1 MiB pieces ─┬─► SHA-256 of the tar (diffID)
@@ -13,8 +13,11 @@
 //!   that carries state from piece to piece gives other bytes on other machines.
 //! - Registries are not this room's business.
 
+mod assign;
 mod compress;
+mod split;
 mod tar;
+mod units;
 mod unpack;
 
 use std::io::Write;
@@ -28,8 +31,11 @@ use thiserror::Error;
 use crate::digest::{Digest, Fields, Hasher};
 use crate::tree::Tree;
 
+pub use assign::{Place, assign};
 pub use compress::Compression;
+pub use split::{Part, Split, SplitError};
 pub use tar::Owner;
+pub use units::{Rule, Says};
 pub use unpack::{Lost, Packed, UnpackError, Unpacked, unpack, unpack_tree};
 
 /// Tar bytes per compressed piece. Part of what the blob's digest depends on:
@@ -65,6 +71,17 @@ impl Recipe {
         }
         fields.finish()
     }
+
+    /// The name of all layers of `tree`, when it is packed with this recipe and split like that.
+    #[must_use]
+    pub fn packing(&self, split: Option<&Split>, tree: &Digest) -> Digest {
+        let mut fields = Fields::new("forge-packing");
+        fields.digest(&self.key(tree));
+        if let Some(split) = split {
+            fields.digest(&split.key());
+        }
+        fields.finish()
+    }
 }
 
 /// A packed layer.
@@ -80,6 +97,34 @@ pub struct Layer {
     pub unpacked: u64,
     /// The blob's compression.
     pub compression: Compression,
+}
+
+/// A part of a tree, packed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PackedPart {
+    /// What people call it; `None` for a tree that stays whole.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// The part's own digest.
+    pub tree: Digest,
+    /// Its layer.
+    pub layer: Layer,
+}
+
+/// All that a tree is packed to, one way.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Packing {
+    /// Which tree, and which way: [`Recipe::packing`].
+    pub key: Digest,
+    /// Its parts, in the image's order.
+    pub parts: Vec<PackedPart>,
+}
+
+impl Packing {
+    /// The layers.
+    pub fn layers(&self) -> impl Iterator<Item = &Layer> {
+        self.parts.iter().map(|part| &part.layer)
+    }
 }
 
 /// Why a tree could not be packed.

@@ -20,8 +20,8 @@
 //!   file in the way of an entry's parents is an error.
 //!
 //! Whiteouts (image specification, `layer.md`) take away what lower layers have, wherever in
-//! their own layer they stand. The bookkeeping of AUFS (`.wh..wh.plnk`) is passed over. A single
-//! layer may also become the tree that it was packed from: [`unpack_tree`].
+//! their own layer they stand. The bookkeeping of AUFS (`.wh..wh.plnk`) is passed over. Layers of
+//! forge's own may also become the tree that they were packed from: [`unpack_tree`].
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ffi::{CStr, CString};
@@ -124,6 +124,20 @@ pub enum UnpackError {
     Root(#[source] io::Error),
 }
 
+impl UnpackError {
+    /// The layer concerned; `None` when it is the folder.
+    #[must_use]
+    pub fn layer(&self) -> Option<&Digest> {
+        match self {
+            UnpackError::Read { layer, .. }
+            | UnpackError::Refused { layer, .. }
+            | UnpackError::Entry { layer, .. }
+            | UnpackError::DiffId { layer, .. } => Some(layer),
+            UnpackError::Root(_) => None,
+        }
+    }
+}
+
 /// What all layers of an image may have together; more is a bomb, or nothing for a base.
 #[derive(Clone, Copy)]
 struct Limits {
@@ -158,17 +172,28 @@ pub fn unpack<R: Read>(
     open: impl Fn(&Digest) -> io::Result<R>,
     progress: &dyn Fn(u64),
 ) -> Result<Unpacked, UnpackError> {
-    unpack_within(LIMITS, layers, root, open, progress)
+    unpack_all(LIMITS, layers, root, open, progress, Whiteouts::Obeyed)
 }
 
-fn unpack_within<R: Read>(
+/// What whiteouts do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Whiteouts {
+    /// They take away what is below.
+    Obeyed,
+    /// They are written down.
+    Kept,
+}
+
+fn unpack_all<R: Read>(
     limits: Limits,
     layers: &[Packed],
     root: &Path,
     open: impl Fn(&Digest) -> io::Result<R>,
     progress: &dyn Fn(u64),
+    whiteouts: Whiteouts,
 ) -> Result<Unpacked, UnpackError> {
     let mut target = Target::new(root).map_err(|error| UnpackError::Root(error.into()))?;
+    target.keeps_whiteouts = whiteouts == Whiteouts::Kept;
     for Packed { digest, diff_id } in layers {
         let read = |source| UnpackError::Read { layer: *digest, source };
         let blob = Counted { inner: open(digest).map_err(read)?, progress };
@@ -184,23 +209,17 @@ fn unpack_within<R: Read>(
     Ok(target.unpacked)
 }
 
-/// Unpacks one layer into the empty folder `root` such that scanning it gives the tree that the
-/// layer was packed from: whiteouts stay, in the form that overlayfs has for them.
+/// Unpacks the layers of one tree's parts into the empty folder `root` such that scanning it gives
+/// the tree that they were packed from: whiteouts stay, in the form that overlayfs has for them.
 ///
 /// # Errors
 /// See [`UnpackError`]; what was written before stays. Some file systems hold no whiteouts.
-pub fn unpack_tree<R: Read>(layer: &Packed, root: &Path, blob: R) -> Result<(), UnpackError> {
-    let mut target = Target::new(root).map_err(|error| UnpackError::Root(error.into()))?;
-    target.keeps_whiteouts = true;
-    let read = |source| UnpackError::Read { layer: layer.digest, source };
-    let tar = decoded(BufReader::with_capacity(1 << 16, blob)).map_err(read)?;
-    let tar = Tar { inner: tar, hasher: Hasher::new(io::sink()), left: LIMITS.bytes };
-    let (found, _) = target.layer(tar, &layer.digest, LIMITS.entries)?;
-    if found == layer.diff_id {
-        Ok(())
-    } else {
-        Err(UnpackError::DiffId { layer: layer.digest, expected: layer.diff_id, found })
-    }
+pub fn unpack_tree<R: Read>(
+    layers: &[Packed],
+    root: &Path,
+    open: impl Fn(&Digest) -> io::Result<R>,
+) -> Result<(), UnpackError> {
+    unpack_all(LIMITS, layers, root, open, &|_| {}, Whiteouts::Kept).map(drop)
 }
 
 /// What `blob` is compressed from. The media type is not asked: tools disagree with their own,

@@ -16,7 +16,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{Action, MadeFile, Plan, Step};
+use super::{Action, MadeFile, Plan, Step, UnitRule};
 use crate::digest::{Digest, Fields};
 
 /// Bumped whenever the meaning of a key changes; every old result is then
@@ -84,6 +84,11 @@ pub fn deep_key(
     fields.number(plan.image.layers.len() as u64);
     for layer in &plan.image.layers {
         fields.text(&layer.step).text(if layer.of_app { "of app" } else { "" });
+        fields.number(layer.units.len() as u64);
+        for UnitRule { path, lists, beside } in &layer.units {
+            fields.text(path).text(if *lists { "lists" } else { "" });
+            fields.text(beside.as_deref().unwrap_or(""));
+        }
     }
     fields.text(lock);
     fields.finish()

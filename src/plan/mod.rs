@@ -216,6 +216,48 @@ pub struct LayerRecipe {
     pub step: String,
     /// Whether the app's user owns the files in the app's folder.
     pub of_app: bool,
+    /// Which of its files belong together, for a layer that is split; none for one that is not.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub units: Vec<UnitRule>,
+}
+
+impl LayerRecipe {
+    /// A layer that is not split, of files that belong to root.
+    #[must_use]
+    pub fn whole(step: &str) -> LayerRecipe {
+        LayerRecipe { step: step.to_owned(), of_app: false, units: Vec::new() }
+    }
+}
+
+/// How some files are known to belong to a unit: a package of the app's language, as a rule. Of
+/// several rules the first that has an answer for a file counts.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct UnitRule {
+    /// A regular expression of paths without leading slash. Its group `unit` names the unit,
+    /// without its version: what is called the same stays in its place.
+    pub path: String,
+    /// Whether the files are lists of what belongs to the unit: CSV with a path in the first
+    /// field, relative to what the group `from` captures.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub lists: bool,
+    /// The file beside which they belong, `${group}` standing for what a group captures; there is
+    /// then no group `unit`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub beside: Option<String>,
+}
+
+/// The most layers that an image has of steps that are split, all together. Container engines take
+/// about 127 layers (overlayfs 500), which the base and the app share; and each is a request or
+/// three. Changing it gives every user other layers once.
+const MOST_PARTS: usize = 24;
+
+impl ImageRecipe {
+    /// The most layers of each step that is split.
+    #[must_use]
+    pub fn parts_each(&self) -> usize {
+        MOST_PARTS / self.layers.iter().filter(|layer| !layer.units.is_empty()).count().max(1)
+    }
 }
 
 /// One way to start the image.

@@ -2,9 +2,9 @@
 //! keeps.
 //!
 //! ```text
-//! tag forge-1-<key>        ─►  manifest  ─┬─► annotation `io.forge.…`: the record, as JSON
-//! tag forge-1-image-<key>                 └─► layers: the packed tree, or the image's layers,
-//! tag forge-1-reads-<weak key>                so that the registry keeps them with the entry
+//! tag forge-2-<key>        ─►  manifest  ─┬─► annotation `io.forge.…`: the record, as JSON
+//! tag forge-2-image-<key>                 └─► layers: the packed tree, or the image's layers,
+//! tag forge-2-reads-<weak key>                so that the registry keeps them with the entry
 //! ```
 //!
 //! - One request answers whether a result is known, and what it is.
@@ -22,10 +22,10 @@ use super::repository::Name;
 use super::{RegistryError, Repository};
 use crate::digest::Digest;
 use crate::image::{Image, ImageLayer, MANIFEST_TYPE, MediaTypes};
-use crate::layer::Layer;
+use crate::layer::{Layer, Packing};
 
 /// Bumped whenever entries mean something else.
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 /// The configuration of artifacts that have none (image specification 1.1, "empty descriptor").
 const EMPTY_TYPE: &str = "application/vnd.oci.empty.v1+json";
 /// What stands in its place for registries that know only images.
@@ -59,8 +59,8 @@ pub struct Entry {
     pub step: String,
     /// The tree that it made.
     pub tree: Digest,
-    /// How the tree is packed → the layer.
-    pub layers: Vec<(Digest, Layer)>,
+    /// The tree, packed in one way or several.
+    pub packings: Vec<Packing>,
 }
 
 impl Record for Entry {
@@ -76,7 +76,7 @@ impl Record for Entry {
     }
 
     fn blobs(&self) -> Vec<&Layer> {
-        self.layers.iter().map(|(_, layer)| layer).collect()
+        self.packings.iter().flat_map(Packing::layers).collect()
     }
 }
 
@@ -326,7 +326,7 @@ mod tests {
     use super::*;
     use crate::image::assemble;
     use crate::image::tests::{layer, settings};
-    use crate::layer::Compression;
+    use crate::layer::{Compression, PackedPart};
 
     fn entry() -> Entry {
         let layer = Layer {
@@ -340,7 +340,10 @@ mod tests {
             key: Digest::of(b"key"),
             step: "gems".to_owned(),
             tree: Digest::of(b"tree"),
-            layers: vec![(Digest::of(b"recipe"), layer)],
+            packings: vec![Packing {
+                key: Digest::of(b"recipe"),
+                parts: vec![PackedPart { name: None, tree: Digest::of(b"tree"), layer }],
+            }],
         }
     }
 
@@ -350,7 +353,7 @@ mod tests {
             let bytes = write(&entry(), plain).expect("JSON");
             assert_eq!(read(&bytes, &entry().key), Some(entry()));
             oci_spec::image::ImageManifest::from_reader(bytes.as_slice()).expect("a manifest");
-            let none = Entry { layers: Vec::new(), ..entry() };
+            let none = Entry { packings: Vec::new(), ..entry() };
             assert_eq!(read(&write(&none, plain).expect("JSON"), &none.key), Some(none));
         }
     }
@@ -453,14 +456,14 @@ mod tests {
     #[test]
     fn tags_are_pinned() {
         let key = Digest::of(b"key");
-        assert_eq!(Entry::tag(&key), format!("forge-1-{}", key.hex()));
-        assert_eq!(ImageEntry::tag(&key), format!("forge-1-image-{}", key.hex()));
-        assert_eq!(Recording::tag(&key), format!("forge-1-reads-{}", key.hex()));
+        assert_eq!(Entry::tag(&key), format!("forge-2-{}", key.hex()));
+        assert_eq!(ImageEntry::tag(&key), format!("forge-2-image-{}", key.hex()));
+        assert_eq!(Recording::tag(&key), format!("forge-2-reads-{}", key.hex()));
         assert!(ImageEntry::tag(&key).len() <= 128);
         let digest = Digest::of(&write(&entry(), false).expect("JSON"));
         assert_eq!(
             digest.to_string(),
-            "sha256:c10ae6eac3243a64efeb89926ebb9bc79c9d0d1b6d1346a43e3e71179dfa4e21"
+            "sha256:d46adca93150892548e1e2dc727af548c0dad7d08dbbc399264176b674be05cd"
         );
     }
 }

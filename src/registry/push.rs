@@ -83,7 +83,7 @@ impl FromStr for Expected {
 
 /// One blob of an image.
 struct Part<'p> {
-    what: &'p str,
+    what: String,
     blob: Blob<'p>,
     content: Content<'p>,
 }
@@ -121,7 +121,7 @@ impl Repository {
             && (tags.len() < push.tags.len()
                 || !tags.is_empty() && self.names(&image.digest.to_string(), &image.digest)?);
         if is_there {
-            parts.iter().for_each(|part| told(part.what, 0));
+            parts.iter().for_each(|part| told(&part.what, 0));
         } else {
             self.send_parts(&parts, push.events, &told)?;
         }
@@ -207,13 +207,13 @@ impl Repository {
                 self.broke(&task, io::Error::other(error))
             })?;
         let send = |part: &Part<'_>| {
-            let (what, total) = (part.what.to_owned(), part.blob.size);
+            let (what, total) = (part.what.clone(), part.blob.size);
             let events = events.clone();
             let progress: Told = Arc::new(move |done| {
                 events.send(Event::Pushing { what: what.clone(), done, total });
             });
             let sent = self.put_blob(&part.blob, &part.content, &progress)?;
-            told(part.what, if let Sent::Uploaded(bytes) = sent { bytes } else { 0 });
+            told(&part.what, if let Sent::Uploaded(bytes) = sent { bytes } else { 0 });
             Ok(())
         };
         // In order, the largest not last: layers at the bottom are.
@@ -301,12 +301,12 @@ fn parts<'p>(push: &'p Push<'p>) -> Vec<Part<'p>> {
         let content = Content::Stored { store: push.store, digest, bring: Some(push.bring) };
         let is_doubted = push.doubted.contains(&digest);
         let blob = Blob { digest, size, from, is_doubted };
-        parts.push(Part { what: &layer.name, blob, content });
+        parts.push(Part { what: layer.title(), blob, content });
     }
     let config = &push.image.config;
     let (digest, size) = (push.image.config_digest, config.len() as u64);
     let blob = Blob { digest, size, from: &[], is_doubted: false };
-    parts.push(Part { what: "configuration", blob, content: Content::Memory(config) });
+    parts.push(Part { what: "configuration".to_owned(), blob, content: Content::Memory(config) });
     parts
 }
 

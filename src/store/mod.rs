@@ -117,6 +117,8 @@ pub enum Table {
     Outputs,
     /// Tree digest and packing recipe → packed layer.
     Layers,
+    /// Tree digest and how it is split → its parts.
+    Splits,
     /// Manifest digest → what the image is made of.
     Images,
     /// What the name of an image under apps stands for → what it is made of.
@@ -132,9 +134,10 @@ pub enum Table {
 }
 
 impl Table {
-    const ALL: [Table; 8] = [
+    const ALL: [Table; 9] = [
         Table::Outputs,
         Table::Layers,
+        Table::Splits,
         Table::Images,
         Table::Bases,
         Table::Places,
@@ -147,6 +150,7 @@ impl Table {
         match self {
             Table::Outputs => "outputs-1",
             Table::Layers => "layers-1",
+            Table::Splits => "splits-1",
             Table::Images => "images-1",
             Table::Bases => "bases-1",
             Table::Places => "places-1",

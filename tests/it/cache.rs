@@ -168,7 +168,7 @@ fn a_fresh_runner_downloads_no_layer() {
         assert_eq!(ran(&events), ["collectstatic"]);
         assert_eq!(sent(&events), ["app", "collectstatic", "configuration"]);
         row(format!("{name}: a style sheet changed"), from, &events);
-        let launcher = layer_digest(port, &format!("{name}/app"), "4", 5);
+        let launcher = layer_digest(port, &format!("{name}/app"), "4", 7);
         let asked = log(&root).split_off(from);
         assert!(!asked.iter().any(|ask| ask.method == "GET" && ask.path.contains(&launcher)));
         // As it is without any cache.

@@ -21,6 +21,7 @@ mod rails_bad_input;
 mod registries;
 mod reuse;
 mod sandbox;
+mod splitting;
 mod start;
 mod support;
 mod traced;

@@ -68,7 +68,7 @@ fn image(store: &Store, trees: &[(Digest, Tree)], compression: Compression) -> I
         let recipe = Recipe { owners: Vec::new(), compression };
         let layer = pack(tree, &store.tree_path(digest), &recipe, 2, &mut blob, &|_| {}).unwrap();
         blob.keep(Some((&layer.digest, "the layer"))).unwrap();
-        ImageLayer { name: "layer".to_owned(), layer, tree: *digest }
+        ImageLayer { name: "layer".to_owned(), part: None, layer, tree: *digest }
     });
     let settings = Settings {
         architecture: "amd64".to_owned(),

@@ -203,6 +203,11 @@ fn editing_a_controller_and_bumping_a_gem() {
         set(&["gems-fetch", "gems-rest", "libraries", "assets"])
     );
     assert_eq!(packed(&events), set(&["app", "gems"]));
+    // Of the gems one layer of several: the one that has this gem.
+    let layers = || events.iter().filter(|event| event["event"] == "layer_packed");
+    let of_gems: Vec<&Value> = layers().filter(|layer| layer["step"] == "gems").collect();
+    let new = of_gems.iter().filter(|layer| layer["reused"] == false).count();
+    assert!(new == 1 && of_gems.len() >= 3, "{of_gems:?}");
 }
 
 #[test]

@@ -8,7 +8,7 @@ use super::*;
 use crate::engine::Made;
 use crate::event::Event;
 use crate::image::{ImageLayer, MediaTypes};
-use crate::layer::Compression;
+use crate::layer::{Compression, PackedPart, Packing};
 use crate::registry::fake::{Answer, Content, Fake};
 use crate::registry::{Access, Credentials, Pace, Settings as Registries};
 
@@ -101,6 +101,7 @@ fn settings() -> Settings {
 fn image(layers: &[(&str, &Layer)]) -> Image {
     let layers = layers.iter().map(|(name, layer)| ImageLayer {
         name: (*name).to_owned(),
+        part: None,
         layer: (*layer).clone(),
         tree: layer.digest,
     });
@@ -137,7 +138,9 @@ impl SharedCache<'_> {
             let (_, layer) = made.iter().find(|(made, _)| made == wanted).expect("of these");
             let (step, tree) = (wanted.step.clone(), wanted.tree);
             let output = Output { step, tree, said_by: None };
-            Ok(Found { output, layers: vec![(recipe(layer), (*layer).clone())] })
+            let part = PackedPart { name: None, tree, layer: (*layer).clone() };
+            let packings = vec![Packing { key: recipe(layer), parts: vec![part] }];
+            Ok(Found { output, packings })
         };
         self.publish(&results, (&key("image"), &image), &[], &pack);
         image
@@ -237,14 +240,15 @@ fn entries_have_the_layers_of_all_compressions() {
     bench.cache(&names).write_all(&[(other, &two)]);
     let cache = bench.cache(&names);
     let found = cache.find(&gems.key).expect("known");
-    let layers: Vec<Digest> = found.layers.iter().map(|(_, layer)| layer.digest).collect();
+    let layers: Vec<Digest> =
+        found.packings.iter().flat_map(Packing::layers).map(|layer| layer.digest).collect();
     assert_eq!(layers, [two.digest, one.digest]);
     // Who has lost one of them does not put it there again.
     cache.state().lost.insert((one.digest, 0));
     cache.state().lost.insert((two.digest, 0));
     cache.write_all(&[(Made { packing: recipe(&two), ..gems.clone() }, &two)]);
     let found = bench.cache(&names).find(&gems.key).expect("known");
-    assert_eq!(found.layers.len(), 1);
+    assert_eq!(found.packings.len(), 1);
 }
 
 #[test]
@@ -323,7 +327,7 @@ fn nothing_is_asked_twice() {
     bench.cache(&names).write_all(&all);
     assert_eq!(fake.kinds()[before..], ["GET manifests"]);
     // But not when something is known to be missing.
-    let tag = ("cache".to_owned(), format!("forge-1-{}", key("gems").hex()));
+    let tag = ("cache".to_owned(), format!("forge-2-{}", key("gems").hex()));
     kept.lock().expect("kept").manifests.remove(&tag);
     let cache = bench.cache(&names);
     assert_eq!(cache.find(&key("gems")), None);

@@ -8,10 +8,10 @@ use super::super::{Built, Identity};
 use super::*;
 use crate::download::Downloads;
 use crate::event::Events;
-use crate::layer::{self, Compression, Owner, Recipe};
+use crate::layer::{self, Compression, Owner, PackedPart, Recipe};
 use crate::lock::Lock;
 use crate::plan::tests::step;
-use crate::plan::{ImageRecipe, LayerRecipe, MadeFile, Plan};
+use crate::plan::{ImageRecipe, LayerRecipe, MadeFile, Plan, UnitRule};
 use crate::sandbox::Running;
 use crate::source::{IgnoredConfig, Rules, Snapshot};
 use crate::store::{Store, StoreError};
@@ -80,7 +80,7 @@ impl Machine {
             take("gems", "files", "gems"),
             take("app", "gems", "gems/a"),
         ];
-        let layer = |step: &str| LayerRecipe { step: step.to_owned(), of_app: false };
+        let layer = |step: &str| LayerRecipe::whole(step);
         let image = ImageRecipe {
             layers: vec![layer("gems"), layer("app")],
             environment: BTreeMap::new(),
@@ -144,7 +144,7 @@ impl Machine {
         };
         let (found, _) = self.with(&Shelf::default(), &change, packed);
         for (made, mut found) in built.made.iter().zip(found) {
-            for (_, layer) in &found.layers {
+            for layer in found.packings.iter().flat_map(Packing::layers) {
                 let blob = self.store.read_blob(&layer.digest).expect("packed");
                 shelf.blobs.insert(layer.digest, blob);
             }
@@ -201,9 +201,11 @@ fn an_entry_has_no_say_in_other_trees() {
     let (recipe, _) = machine.with(
         &Shelf::default(),
         |_| {},
-        |engine| engine.recipe(&machine.plan.steps[2]).key(&app.tree),
+        |engine| engine.packing_key(&machine.plan.steps[2], &app.tree),
     );
-    shelf.entries.get_mut(&honest.made[0].key).expect("gems").layers.push((recipe, bad));
+    let part = PackedPart { name: None, tree: app.tree, layer: bad };
+    let packing = Packing { key: recipe, parts: vec![part] };
+    shelf.entries.get_mut(&honest.made[0].key).expect("gems").packings.push(packing);
     let (built, _) = machine.build(&shelf, |_| {});
     assert_eq!(digests(&built), digests(&honest));
     assert_eq!(machine.store.get::<Layer>(Table::Layers, &recipe).expect("read"), None);
@@ -218,7 +220,8 @@ fn bytes_that_come_are_what_would_have_been_packed() {
     for files in [&[("gems/a", "bad")][..], &[("gems/a", "a"), ("gems/b", "b")]] {
         let (honest, mut shelf) = Machine::new().publish(|_| {});
         let bad = evil(&mut shelf, files);
-        shelf.entries.get_mut(&honest.made[0].key).expect("gems").layers[0].1 = bad.clone();
+        shelf.entries.get_mut(&honest.made[0].key).expect("gems").packings[0].parts[0].layer =
+            bad.clone();
         let machine = Machine::new();
         let (built, notices) = machine.build(&shelf, bytes);
         assert_eq!(digests(&built), digests(&honest), "{files:?}");
@@ -236,7 +239,7 @@ fn bytes_that_come_are_what_would_have_been_packed() {
 fn what_is_here_is_compared_with_what_a_layer_says_of_itself() {
     let (honest, mut shelf) = Machine::new().publish(|_| {});
     let bad = evil(&mut shelf, &[("gems/a", "a"), ("gems/b", "b")]);
-    shelf.entries.get_mut(&honest.made[0].key).expect("gems").layers[0].1 = bad;
+    shelf.entries.get_mut(&honest.made[0].key).expect("gems").packings[0].parts[0].layer = bad;
     // The app must be made, and so the gems' files be here; no bytes are wanted.
     shelf.entries.remove(&honest.made[1].key);
     let machine = Machine::new();
@@ -295,7 +298,7 @@ fn a_result_that_comes_out_otherwise() {
     // What is known of the gems is another tree, which nobody has.
     let entry = shelf.entries.get_mut(&gems.key).expect("gems");
     entry.output.tree = Digest::of(b"another tree");
-    entry.layers.clear();
+    entry.packings.clear();
     let machine = Machine::new();
     let (built, notices) = machine.build(&shelf, |_| {});
     assert_eq!(digests(&built), digests(&honest));
@@ -314,4 +317,76 @@ fn what_is_pinned_is_in_the_lock() {
     let (built, _) = machine.build(&Shelf::default(), |_| {});
     let made: Vec<&str> = built.made.iter().map(|made| made.step.as_str()).collect();
     assert_eq!(made, ["app"]);
+}
+
+/// A machine of which the gems are split: `b` in a layer of its own, of more than the least size.
+fn split_machine(version: &str) -> Machine {
+    let mut machine = Machine::new();
+    let text = |size: usize| MadeFile::File { content: vec![b'x'; size], mode: 0o644 };
+    let files = [
+        ("gems/a-1/x".to_owned(), text(10)),
+        (format!("gems/b-{version}/x"), text(5 << 20)),
+        ("gems/c-1/x".to_owned(), text(3 << 20)),
+        ("gems/run".to_owned(), text(1)),
+        ("gems/walk".to_owned(), text(1)),
+    ];
+    machine.plan.steps[0].action = Action::Files { files: files.into() };
+    if let Action::Take { patterns } = &mut machine.plan.steps[2].action {
+        *patterns = vec!["gems/run".to_owned()];
+    }
+    let path = "^gems/(?<unit>[^/]+)-[0-9]+(?:/|$)".to_owned();
+    machine.plan.image.layers[0].units = vec![UnitRule { path, lists: false, beside: None }];
+    machine
+}
+
+/// The parts of the gems that were packed, not found.
+fn packed_parts(events: &Receiver<Event>) -> Vec<String> {
+    let parts = events.try_iter().filter_map(|event| match event {
+        Event::LayerPacked { part: Some(part), reused: false, .. } => Some(part),
+        _ => None,
+    });
+    let mut parts: Vec<String> = parts.collect();
+    parts.sort();
+    parts
+}
+
+#[test]
+fn a_bump_packs_one_part() {
+    let machine = split_machine("1");
+    let (built, events) = machine.with(&Shelf::default(), bytes, |engine| engine.build());
+    let before = digests(&built.expect("builds"));
+    assert_eq!(packed_parts(&events), ["b", "c", "others", "rest"]);
+    // Without the files, and with them.
+    let (_, events) = machine.with(&Shelf::default(), bytes, |engine| engine.build());
+    assert_eq!(packed_parts(&events), [""; 0]);
+    let bumped = Machine { plan: split_machine("2").plan, ..machine };
+    let (built, events) = bumped.with(&Shelf::default(), bytes, |engine| engine.build());
+    assert_eq!(packed_parts(&events), ["b"]);
+    let after = digests(&built.expect("builds"));
+    let new: Vec<usize> = (0..after.len()).filter(|at| after[*at] != before[*at]).collect();
+    assert_eq!(new, [1]);
+}
+
+#[test]
+fn parts_come_from_a_cache_and_make_the_tree() {
+    let (honest, shelf) = split_machine("1").publish(bytes);
+    // As records alone.
+    let (built, notices) = split_machine("1").build(&shelf, |_| {});
+    assert_eq!((digests(&built), built.ran, notices), (digests(&honest), 0, Vec::new()));
+    assert!(shelf.fetched.lock().expect("fetched").is_empty());
+    // With their bytes, which are then those of the tree.
+    let machine = split_machine("1");
+    let (built, notices) = machine.build(&shelf, bytes);
+    assert_eq!((digests(&built), built.ran, notices), (digests(&honest), 0, Vec::new()));
+    assert_eq!(shelf.fetched.lock().expect("fetched").len(), 5);
+    assert!(machine.store.has_tree(&honest.made[0].tree));
+    // What the entry says of a part is what packing it gives.
+    let (_, mut shelf) = split_machine("1").publish(bytes);
+    let bad = evil(&mut shelf, &[("gems/run", "bad")]);
+    let entry = shelf.entries.get_mut(&honest.made[0].key).expect("gems");
+    let rest = entry.packings[0].parts.iter_mut().find(|part| part.name.as_deref() == Some("rest"));
+    rest.expect("the rest").layer = bad;
+    let (built, notices) = split_machine("1").build(&shelf, bytes);
+    assert_eq!(digests(&built), digests(&honest));
+    assert!(notices.iter().any(|notice| notice.contains("`gems` is made anew")), "{notices:?}");
 }

@@ -106,7 +106,7 @@ fn unpacked(limits: Limits, blobs: &[(Vec<u8>, Digest)]) -> Done {
     };
     let told = std::cell::Cell::new(0);
     let progress = |bytes| told.set(told.get() + bytes);
-    let result = unpack_within(limits, &packed, &root, open, &progress);
+    let result = unpack_all(limits, &packed, &root, open, &progress, Whiteouts::Obeyed);
     if result.is_ok() {
         let total: usize = blobs.iter().map(|(blob, _)| blob.len()).sum();
         assert_eq!(told.get(), total as u64);

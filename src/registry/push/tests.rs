@@ -28,7 +28,7 @@ impl Bench {
             let digest = store.write_blob(text.as_bytes()).expect("stored");
             let (size, compression) = (text.len() as u64, Compression::None);
             let layer = Layer { diff_id: digest, digest, size, unpacked: size, compression };
-            ImageLayer { name: text, layer, tree: digest }
+            ImageLayer { name: text, part: None, layer, tree: digest }
         };
         let layers = ["base", "gems", "app"].map(|name| layer(format!("{name} {seed}")));
         let settings = ImageSettings {
