@@ -18,9 +18,11 @@ use super::{Done, Engine, EngineError, State, milliseconds};
 use crate::digest::{Digest, Fields};
 use crate::event::Event;
 use crate::layer::{
-    self, Compression, Layer, Owner, PackedPart, Packing, Part, Recipe, Rule, Says, Split,
+    self, Compression, Files, Layer, LayerError, Owner, PackedPart, Packing, Part, Recipe, Rule,
+    Says, Split,
 };
-use crate::plan::{APP_FOLDER, APP_USER, Action, Step, UnitRule};
+use crate::plan::{APP_FOLDER, APP_USER, Action, Selection, Step, UnitRule};
+use crate::source::SourceError;
 use crate::store::Table;
 use crate::tree::Tree;
 
@@ -59,10 +61,16 @@ impl Engine<'_> {
         };
         let packed: Vec<Packed> = match known {
             Some(packing) => packing.parts.into_iter().map(|part| (part, None)).collect(),
-            None => {
-                self.ensure_tree(state, index, tree)?;
-                self.pack(step, tree, &usable)?
-            }
+            None => match &step.action {
+                // What is the user's already need not be copied first.
+                Action::Source { selection } if !self.store.has_tree(tree) => {
+                    self.pack_app(step, selection, &usable)?
+                }
+                _ => {
+                    self.ensure_tree(state, index, tree)?;
+                    self.pack(step, tree, &usable)?
+                }
+            },
         };
         for (part, milliseconds) in &packed {
             self.events.send(Event::LayerPacked {
@@ -181,10 +189,11 @@ impl Engine<'_> {
             return Ok(Some(packing.layers().cloned().collect()));
         }
         let root = self.store.tree_path(tree);
+        let files = Files::kept(&root);
         let plain = Recipe { compression: Compression::None, owners: recipe.owners };
         for (part, PackedPart { layer, .. }) in parts.iter().zip(&packing.parts) {
             let mut nowhere = std::io::sink();
-            let found = layer::pack(&part.tree, &root, &plain, self.jobs, &mut nowhere, &|_| {})?;
+            let found = layer::pack(&part.tree, files, &plain, self.jobs, &mut nowhere, &|_| {})?;
             let expected = (found.diff_id, found.unpacked, recipe.compression);
             if expected != (layer.diff_id, layer.unpacked, layer.compression) {
                 return Ok(Some(vec![layer.clone()]));
@@ -270,10 +279,39 @@ impl Engine<'_> {
         tree: &Digest,
         usable: &Usable<'_>,
     ) -> Result<Vec<Packed>, EngineError> {
-        let recipe = self.recipe(step);
         let root = self.store.tree_path(tree);
-        let mut parts: Vec<(usize, Part)> =
-            self.parts(step, tree)?.into_iter().enumerate().collect();
+        self.pack_parts(step, self.parts(step, tree)?, Files::kept(&root), usable)
+    }
+
+    /// Packs files of the app from where they are.
+    fn pack_app(
+        &self,
+        step: &Step,
+        selection: &Selection,
+        usable: &Usable<'_>,
+    ) -> Result<Vec<Packed>, EngineError> {
+        let tree = self.snapshot.select(selection)?;
+        let whole = Part { name: None, tree: Tree::clone(&tree) };
+        let prefix = format!("{APP_FOLDER}/");
+        let files = Files::of_user(&self.snapshot.root, &prefix);
+        self.pack_parts(step, vec![whole], files, usable).map_err(|error| match error {
+            EngineError::Layer(LayerError::Changed { path }) => {
+                let path = path.strip_prefix(&prefix).unwrap_or(&path).to_owned();
+                SourceError::Changed { path }.into()
+            }
+            other => other,
+        })
+    }
+
+    fn pack_parts(
+        &self,
+        step: &Step,
+        parts: Vec<Part>,
+        files: Files<'_>,
+        usable: &Usable<'_>,
+    ) -> Result<Vec<Packed>, EngineError> {
+        let recipe = self.recipe(step);
+        let mut parts: Vec<(usize, Part)> = parts.into_iter().enumerate().collect();
         // Threads take the largest first, so that none is left with it at the end. Together they
         // compress on as many processors as one layer would.
         parts.sort_by_key(|(at, part)| (part.tree.size(), Reverse(*at)));
@@ -288,7 +326,7 @@ impl Engine<'_> {
                 return Ok::<Packed, EngineError>((PackedPart { name, tree, layer }, None));
             }
             let mut blob = self.store.new_blob()?;
-            let layer = layer::pack(&part.tree, &root, &recipe, workers, &mut blob, &|_| {})?;
+            let layer = layer::pack(&part.tree, files, &recipe, workers, &mut blob, &|_| {})?;
             blob.keep(Some((&layer.digest, "the layer")))?;
             self.store.put(Table::Layers, &key, &layer)?;
             Ok((PackedPart { name, tree, layer }, Some(milliseconds(started))))

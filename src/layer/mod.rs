@@ -21,7 +21,6 @@ mod units;
 mod unpack;
 
 use std::io::Write;
-use std::path::Path;
 use std::sync::mpsc;
 use std::thread;
 
@@ -34,7 +33,7 @@ use crate::tree::Tree;
 pub use assign::{Place, assign};
 pub use compress::Compression;
 pub use split::{Part, Split, SplitError};
-pub use tar::Owner;
+pub use tar::{Files, Owner};
 pub use units::{Rule, Says};
 pub use unpack::{Lost, Packed, UnpackError, Unpacked, unpack, unpack_tree};
 
@@ -150,7 +149,7 @@ pub enum LayerError {
     Compress(String),
 }
 
-/// Packs the tree whose files lie below `root` and writes the blob to `blob`,
+/// Packs the tree whose files lie there and writes the blob to `blob`,
 /// with as many compressors as `workers`. `progress` is told the number of tar
 /// bytes of each piece.
 ///
@@ -158,7 +157,7 @@ pub enum LayerError {
 /// A file that cannot be read or has changed; a blob that cannot be written.
 pub fn pack<W: Write>(
     tree: &Tree,
-    root: &Path,
+    files: Files<'_>,
     recipe: &Recipe,
     workers: usize,
     blob: &mut W,
@@ -169,7 +168,7 @@ pub fn pack<W: Write>(
     let depth = 2 * workers;
     thread::scope(|scope| {
         let (piece_out, piece_in) = mpsc::sync_channel::<Vec<u8>>(depth);
-        let reader = scope.spawn(move || tar::write(tree, root, &recipe.owners, piece_out));
+        let reader = scope.spawn(move || tar::write(tree, files, &recipe.owners, piece_out));
         let mut to_workers = Vec::new();
         let mut from_workers = Vec::new();
         for _ in 0..workers {
@@ -249,8 +248,8 @@ mod tests {
             compression,
         };
         let mut blob = Vec::new();
-        let layer =
-            pack(&tree, folder.path(), &recipe, workers, &mut blob, &|_| {}).expect("packs");
+        let layer = pack(&tree, Files::kept(folder.path()), &recipe, workers, &mut blob, &|_| {})
+            .expect("packs");
         (layer, blob)
     }
 
@@ -292,12 +291,29 @@ mod tests {
         );
     }
 
+    /// Of the user's own files, content counts, not only length.
+    #[test]
+    fn another_content_is_noticed() {
+        let (folder, tree) = sample();
+        let recipe = Recipe { owners: Vec::new(), compression: Compression::None };
+        let root = folder.path().join("workspace");
+        let packed = |files| pack(&tree, files, &recipe, 2, &mut Vec::new(), &|_| {});
+        let files = Files::of_user(&root, "workspace/");
+        let same = packed(Files::kept(folder.path())).expect("packs");
+        assert_eq!(packed(files).expect("packs"), same);
+        let mut content = fs::read(root.join("long")).expect("read");
+        content[3_000_000] ^= 1;
+        fs::write(root.join("long"), content).expect("write");
+        let result = packed(files);
+        assert!(matches!(result, Err(LayerError::Changed { .. })), "{result:?}");
+    }
+
     #[test]
     fn a_shorter_file_is_noticed() {
         let (folder, tree) = sample();
         fs::write(folder.path().join("workspace/long"), "short").expect("write");
         let recipe = Recipe { owners: Vec::new(), compression: Compression::None };
-        let result = pack(&tree, folder.path(), &recipe, 2, &mut Vec::new(), &|_| {});
+        let result = pack(&tree, Files::kept(folder.path()), &recipe, 2, &mut Vec::new(), &|_| {});
         assert!(matches!(result, Err(LayerError::Changed { .. })), "{result:?}");
     }
 }

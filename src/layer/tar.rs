@@ -7,7 +7,7 @@
 
 use std::ffi::OsStr;
 use std::fs::File;
-use std::io::{ErrorKind, Read};
+use std::io::{ErrorKind, Read, Sink, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::mpsc::SyncSender;
@@ -15,6 +15,7 @@ use std::sync::mpsc::SyncSender;
 use serde::{Deserialize, Serialize};
 
 use super::{LayerError, PIECE};
+use crate::digest::Hasher;
 use crate::tree::{Node, STAMP, Tree};
 
 const BLOCK: usize = 512;
@@ -39,10 +40,38 @@ impl Owner {
     }
 }
 
+/// Where the files of a tree are.
+#[derive(Clone, Copy, Debug)]
+pub struct Files<'a> {
+    root: &'a Path,
+    prefix: &'a [u8],
+    may_change: bool,
+}
+
+impl<'a> Files<'a> {
+    /// Below a folder of forge's own.
+    #[must_use]
+    pub fn kept(root: &'a Path) -> Files<'a> {
+        Files { root, prefix: b"", may_change: false }
+    }
+
+    /// Below a folder of the user's, which they may change meanwhile: the content of each is
+    /// compared with what the tree says. All their paths in the tree begin with `prefix`.
+    #[must_use]
+    pub fn of_user(root: &'a Path, prefix: &'a str) -> Files<'a> {
+        Files { root, prefix: prefix.as_bytes(), may_change: true }
+    }
+
+    fn open(self, path: &[u8]) -> std::io::Result<File> {
+        let path = path.strip_prefix(self.prefix).unwrap_or(path);
+        File::open(self.root.join(OsStr::from_bytes(path)))
+    }
+}
+
 /// Writes the tar in pieces of [`PIECE`] bytes, the last one shorter.
 pub(super) fn write(
     tree: &Tree,
-    root: &Path,
+    files: Files<'_>,
     owners: &[Owner],
     pieces: SyncSender<Vec<u8>>,
 ) -> Result<(), LayerError> {
@@ -55,7 +84,7 @@ pub(super) fn write(
             .iter()
             .find(|owner| owner.holds(path))
             .map_or((0, 0), |owner| (owner.user, owner.group));
-        entry(&mut stream, root, path, node, owner)?;
+        entry(&mut stream, files, path, node, owner)?;
     }
     // The end of a tar: two blocks of zeros.
     stream.zeros(2 * BLOCK);
@@ -65,7 +94,7 @@ pub(super) fn write(
 
 fn entry(
     stream: &mut Stream,
-    root: &Path,
+    files: Files<'_>,
     path: &[u8],
     node: &Node,
     owner: (u32, u32),
@@ -87,15 +116,17 @@ fn entry(
             let name = [&path[..split], b".wh.", &path[split..]].concat();
             header(stream, &name, 0o644, owner, 0, b'0', b"");
         }
-        Node::File { mode, size, .. } => {
+        Node::File { mode, size, digest } => {
             header(stream, path, *mode, owner, *size, b'0', b"");
             let shown = || String::from_utf8_lossy(path).into_owned();
             let failed = |source| LayerError::Io { path: shown(), source };
-            let mut file = File::open(root.join(OsStr::from_bytes(path))).map_err(failed)?;
-            let copied = stream.copy(&mut file, *size).map_err(failed)?;
+            let mut file = files.open(path).map_err(failed)?;
+            let mut hasher = files.may_change.then(|| Hasher::new(std::io::sink()));
+            let copied = stream.copy(&mut file, *size, &mut hasher).map_err(failed)?;
             let at_end =
                 copied == *size && !stream.closed && file.read(&mut [0]).map_err(failed)? == 0;
-            if !stream.closed && !at_end {
+            let is_same = hasher.is_none_or(|hasher| hasher.finish().0 == *digest);
+            if !(stream.closed || at_end && is_same) {
                 return Err(LayerError::Changed { path: shown() });
             }
             stream.zeros(padding(*size));
@@ -224,8 +255,13 @@ impl Stream {
         self.add(&[0; 2 * BLOCK][..count]);
     }
 
-    /// Copies at most `size` bytes; says how many came.
-    fn copy(&mut self, file: &mut File, size: u64) -> std::io::Result<u64> {
+    /// Copies at most `size` bytes, hashed too if that is wanted; says how many came.
+    fn copy(
+        &mut self,
+        file: &mut File,
+        size: u64,
+        hasher: &mut Option<Hasher<Sink>>,
+    ) -> std::io::Result<u64> {
         let mut left = size;
         while left > 0 && !self.closed {
             let start = self.piece.len();
@@ -238,6 +274,9 @@ impl Stream {
                 }
             };
             self.piece.truncate(start + read);
+            if let Some(hasher) = hasher {
+                hasher.write_all(&self.piece[start..])?;
+            }
             if read == 0 {
                 break;
             }
@@ -268,7 +307,7 @@ mod tests {
     fn read_back(tree: &Tree, root: &Path) -> BTreeMap<Vec<u8>, (u8, u64, Vec<u8>)> {
         let (out, pieces) = mpsc::sync_channel(64);
         let owners = [Owner { folder: "app".to_owned(), user: 1000, group: 7 }];
-        write(tree, root, &owners, out).expect("writes");
+        write(tree, Files::kept(root), &owners, out).expect("writes");
         let tar: Vec<u8> = pieces.into_iter().flatten().collect();
         assert_eq!(tar.len() % BLOCK, 0);
         let mut archive = ::tar::Archive::new(tar.as_slice());

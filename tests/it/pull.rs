@@ -12,7 +12,7 @@ use std::sync::Mutex;
 use forge::digest::Digest;
 use forge::event::Events;
 use forge::image::{Image, ImageLayer, Settings, assemble};
-use forge::layer::{Compression, Packed, Recipe, pack, unpack};
+use forge::layer::{Compression, Files, Packed, Recipe, pack, unpack};
 use forge::registry::{Access, Credentials, Push, Reference, Resolved, Source};
 use forge::store::{Store, StoreError};
 use forge::tree::{Node, Tree};
@@ -66,7 +66,9 @@ fn image(store: &Store, trees: &[(Digest, Tree)], compression: Compression) -> I
     let layers = trees.iter().map(|(digest, tree)| {
         let mut blob = store.new_blob().unwrap();
         let recipe = Recipe { owners: Vec::new(), compression };
-        let layer = pack(tree, &store.tree_path(digest), &recipe, 2, &mut blob, &|_| {}).unwrap();
+        let layer =
+            pack(tree, Files::kept(&store.tree_path(digest)), &recipe, 2, &mut blob, &|_| {})
+                .unwrap();
         blob.keep(Some((&layer.digest, "the layer"))).unwrap();
         ImageLayer { name: "layer".to_owned(), part: None, layer, tree: *digest }
     });

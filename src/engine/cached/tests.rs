@@ -171,7 +171,9 @@ fn evil(shelf: &mut Shelf, files: &[(&str, &str)]) -> Layer {
     let owner = Owner { folder: "gems".to_owned(), user: 0, group: 4242 };
     let recipe = Recipe { owners: vec![owner], compression: Compression::DEFAULT };
     let mut blob = Vec::new();
-    let layer = layer::pack(&tree, folder.path(), &recipe, 1, &mut blob, &|_| {}).expect("packs");
+    let layer =
+        layer::pack(&tree, layer::Files::kept(folder.path()), &recipe, 1, &mut blob, &|_| {})
+            .expect("packs");
     shelf.blobs.insert(layer.digest, blob);
     layer
 }
