@@ -67,6 +67,9 @@ use unpacking::{Unpacking, stand_back};
 /// Chooses the exact packages of a step on top of what is below it.
 pub type Choose<'a> = dyn Fn(&Step, &Ground) -> Result<Vec<Package>, EngineError> + Sync + 'a;
 
+/// Is told of a step's layer that was packed.
+pub type Packed<'a> = dyn Fn(&str, &Layer) + Sync + 'a;
+
 /// All that a build needs, made by the command line.
 pub struct Engine<'a> {
     /// What is to be done.
@@ -93,6 +96,8 @@ pub struct Engine<'a> {
     pub choose: &'a Choose<'a>,
     /// What machines share.
     pub cache: Option<&'a dyn Cache>,
+    /// Is told of each layer that was packed now, with its step, as soon as it is in the store.
+    pub packed: Option<&'a Packed<'a>>,
     /// Where a package may be had, best first.
     pub addresses: &'a (dyn Fn(&Package) -> Vec<String> + Sync),
     /// What fetch steps know of this machine's network.

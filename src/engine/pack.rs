@@ -41,6 +41,9 @@ impl Engine<'_> {
                 (self.pack(step, tree)?, false)
             }
         };
+        if let (Some(packed), false) = (self.packed, reused) {
+            packed(&wanted.step, &layer);
+        }
         self.events.send(Event::LayerPacked {
             step: wanted.step.clone(),
             digest: layer.digest,
