@@ -132,6 +132,7 @@ fn push(store: &Path, reference: &Reference) -> Result<(), Box<dyn Error>> {
         tags: std::slice::from_ref(&reference.tag),
         origins: &BTreeMap::new(),
         doubted: &std::collections::BTreeSet::new(),
+        sent: &std::collections::BTreeSet::new(),
         bring: &|_| Err("it should be in the store".into()),
         events: &Events::new(sender),
     })?;

@@ -15,12 +15,13 @@ use super::failure::{Failure, Kind};
 use super::machine::{architecture, processors};
 use super::output::{Target, created};
 use super::packages::Chooser;
+use super::sending::Sending;
 use super::settings;
 use super::{Common, interrupt, view};
 use crate::buildpack::Planned;
 use crate::digest::{Digest, Fields};
 use crate::download::Downloads;
-use crate::engine::{Built, Cache, Engine, EngineError, Identity};
+use crate::engine::{Built, Cache, Engine, EngineError, Identity, Packed};
 use crate::event::{Event, LayerShown, Summary};
 use crate::image::{self, Image, MediaTypes, Settings};
 use crate::layer::{Compression, Recipe};
@@ -141,6 +142,7 @@ pub(super) fn build(common: &Common, arguments: &BuildArguments) -> Result<ExitC
         let settings = image_settings(&planned, &created, arguments);
         let pushed = if arguments.push { &tags[..] } else { &[] };
         let cache = SharedCache::open(&app, &events, &caches, pushed)?;
+        let sending = Sending::new(&app, cache.as_ref(), pushed, &events);
         let work = Work {
             app: &app,
             folder: app.root_name()?,
@@ -148,10 +150,13 @@ pub(super) fn build(common: &Common, arguments: &BuildArguments) -> Result<ExitC
             snapshot: &snapshot,
             chooser: &chooser,
             cache: cache.as_ref(),
+            sending: &sending,
             running: &running,
             arguments,
         };
-        let push = |image: &Image| app.push(image, base.as_ref(), cache.as_ref(), pushed, &events);
+        let push = |image: &Image| {
+            app.push(image, base.as_ref(), cache.as_ref(), &sending, pushed, &events)
+        };
         // A blob that the cache has lost is noted there, so the next try goes on without it.
         let lost = || cache.as_ref().map_or(0, SharedCache::lost);
 
@@ -217,6 +222,7 @@ struct Work<'a> {
     snapshot: &'a Snapshot,
     chooser: &'a Chooser<'a>,
     cache: Option<&'a SharedCache<'a>>,
+    sending: &'a Sending<'a>,
     running: &'a Running,
     arguments: &'a BuildArguments,
 }
@@ -224,7 +230,9 @@ struct Work<'a> {
 impl Work<'_> {
     /// Carries the plan out.
     fn run(&self, lock: &mut Lock, needs_bytes: bool) -> Result<Built, Failure> {
-        let built = self.with_engine(lock, needs_bytes, |engine| engine.build());
+        let built = self
+            .sending
+            .during(|packed| self.with_engine(lock, needs_bytes, packed, |engine| engine.build()));
         let interrupted = interrupt::happened();
         match built {
             Ok(built) => Ok(built),
@@ -248,6 +256,7 @@ impl Work<'_> {
         &self,
         lock: &mut Lock,
         needs_bytes: bool,
+        packed: Option<&Packed<'_>>,
         act: impl FnOnce(&Engine<'_>) -> R,
     ) -> R {
         let (app, chooser) = (self.app, self.chooser);
@@ -280,6 +289,7 @@ impl Work<'_> {
                 let mut lock = shared.lock().unwrap_or_else(PoisonError::into_inner);
                 chooser.choose(step, ground, &mut lock)
             },
+            packed,
             addresses: &|package| mirrors.addresses(package),
             identity: Identity::of_machine(
                 &variables,
@@ -332,7 +342,7 @@ impl Work<'_> {
     ) -> Result<(), Failure> {
         let Some(cache) = self.cache else { return Ok(()) };
         let key = self.key(settings, &lock.text())?;
-        self.with_engine(lock, false, |engine| {
+        self.with_engine(lock, false, None, |engine| {
             cache.publish(&built.made, (&key, image), pushed, &|made| engine.packed(made));
         });
         Ok(())

@@ -31,6 +31,7 @@ mod publish;
 mod push;
 mod registries;
 mod run;
+mod sending;
 mod settings;
 mod store;
 mod view;

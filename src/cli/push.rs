@@ -46,7 +46,7 @@ pub(super) fn push(common: &Common, arguments: &PushArguments) -> Result<ExitCod
         let image = app.kept()?.ok_or_else(not_built)?;
         let elsewhere = app.elsewhere(&image, &events)?;
         let expected = arguments.if_match.unwrap_or(Expected::Anything);
-        let to = Tags { tags: &tags, expected };
+        let to = Tags { tags: &tags, expected, sending: None };
         app.push_to(&to, &image, None, elsewhere.as_ref(), &events)?;
         Ok(image.digest)
     })?;

@@ -10,6 +10,7 @@ use super::app::App;
 use super::base::FoundBase;
 use super::cache::SharedCache;
 use super::failure::{Failure, Kind};
+use super::sending::Sending;
 use super::settings::{self, UserSettings};
 use crate::digest::Digest;
 use crate::event::{Event, Events};
@@ -40,6 +41,8 @@ pub(super) struct Tags<'t> {
     pub(super) tags: &'t [Reference],
     /// What they must name now.
     pub(super) expected: Expected,
+    /// What was sent there already.
+    pub(super) sending: Option<&'t Sending<'t>>,
 }
 
 impl App {
@@ -51,10 +54,12 @@ impl App {
         image: &Image,
         base: Option<&FoundBase>,
         cache: Option<&SharedCache<'_>>,
+        sending: &Sending<'_>,
         tags: &[Reference],
         events: &Events,
     ) -> Result<(), Failure> {
-        self.push_to(&Tags { tags, expected: Expected::Anything }, image, base, cache, events)
+        let to = Tags { tags, expected: Expected::Anything, sending: Some(sending) };
+        self.push_to(&to, image, base, cache, events)
     }
 
     /// As [`App::push`], if the tags name what is expected.
@@ -85,12 +90,14 @@ impl App {
                     _ => Err(Box::from("nobody has it")),
                 },
             };
+            let sent = to.sending.map(|sending| sending.sent_to(&repository)).unwrap_or_default();
             let push = Push {
                 image,
                 store: &self.store,
                 tags: &tags,
                 origins: &origins,
                 doubted: &doubted,
+                sent: &sent,
                 bring: &bring,
                 events,
             };
@@ -106,7 +113,7 @@ impl App {
 }
 
 /// Each repository once, with all its tags, in the order in which they were named.
-fn by_repository(tags: &[Reference]) -> Vec<(Reference, Vec<String>)> {
+pub(super) fn by_repository(tags: &[Reference]) -> Vec<(Reference, Vec<String>)> {
     let mut found: Vec<(Reference, Vec<String>)> = Vec::new();
     let mut seen = BTreeSet::new();
     for tag in tags.iter().filter(|tag| seen.insert(tag.to_string())) {

@@ -10,7 +10,7 @@ use std::io::Write;
 
 use thiserror::Error;
 
-use super::index::{Index, IndexError};
+use super::index::{self, Index, IndexError};
 use super::keyring::KeyringError;
 use super::release::{self, Keyring, Release, ReleaseError};
 use super::rootfs::joined;
@@ -246,12 +246,9 @@ fn list(
         blob.keep(Some((&file.digest, &plain)))?;
     }
     let packed = store.read_blob(&file.digest)?;
-    let mut text = String::new();
-    let mut reader =
-        std::io::Read::take(liblzma::read::XzDecoder::new(packed.as_slice()), LIST_LIMIT);
-    std::io::Read::read_to_string(&mut reader, &mut text)
-        .map_err(|source| ArchiveError::Damaged { suite: suite.to_owned(), source })?;
-    Ok(text)
+    let reader = std::io::Read::take(liblzma::read::XzDecoder::new(packed.as_slice()), LIST_LIMIT);
+    index::needed(std::io::BufReader::with_capacity(1 << 16, reader))
+        .map_err(|source| ArchiveError::Damaged { suite: suite.to_owned(), source })
 }
 
 impl Archive {

@@ -8,6 +8,7 @@
 //! - Signatures and downloads belong to others: the text given is believed.
 
 use std::collections::{BTreeMap, HashMap};
+use std::io::{self, BufRead};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -140,6 +141,47 @@ pub enum Problem {
     Relation(#[from] RelationError),
 }
 
+/// The fields that are read. The others, descriptions above all, are most of the text.
+const FIELDS: [&str; 14] = [
+    "Package",
+    "Version",
+    "Architecture",
+    "Filename",
+    "Size",
+    "SHA256",
+    "Depends",
+    "Pre-Depends",
+    "Provides",
+    "Conflicts",
+    "Breaks",
+    "Essential",
+    "Priority",
+    "Multi-Arch",
+];
+
+/// The lines of a `Packages` file that [`Index::add`] reads, so that the rest need never be in
+/// memory.
+///
+/// # Errors
+/// What `file` fails with; bytes that are not UTF-8.
+pub fn needed(mut file: impl BufRead) -> io::Result<String> {
+    let (mut text, mut line) = (String::new(), String::new());
+    let mut keeps = false;
+    while file.read_line(&mut line)? > 0 {
+        // A line that begins with a blank goes on with the field before it.
+        if !line.starts_with([' ', '\t']) {
+            let name = line.split(':').next().unwrap_or("");
+            keeps = line.trim_end().is_empty()
+                || FIELDS.iter().any(|known| name.eq_ignore_ascii_case(known));
+        }
+        if keeps {
+            text.push_str(&line);
+        }
+        line.clear();
+    }
+    Ok(text)
+}
+
 /// A part of the shared text; empty for an absent field.
 #[derive(Clone, Copy, Debug, Default)]
 struct Span {
@@ -255,30 +297,15 @@ fn read_package(text: &Arc<str>, stanza: Stanza<'_>, source: usize) -> Result<Pa
         Span { from: from as u32, to: (from + part.len()) as u32 }
     };
     // One pass over the fields: looking each up by name would be ten.
-    const NAMES: [&str; 14] = [
-        "Package",
-        "Version",
-        "Architecture",
-        "Filename",
-        "Size",
-        "SHA256",
-        "Depends",
-        "Pre-Depends",
-        "Provides",
-        "Conflicts",
-        "Breaks",
-        "Essential",
-        "Priority",
-        "Multi-Arch",
-    ];
-    let mut values: [Option<&str>; 14] = [None; 14];
+    let mut values: [Option<&str>; FIELDS.len()] = [None; FIELDS.len()];
     for (name, value) in stanza.fields() {
-        if let Some(at) = NAMES.iter().position(|known| name.eq_ignore_ascii_case(known)) {
+        if let Some(at) = FIELDS.iter().position(|known| name.eq_ignore_ascii_case(known)) {
             values[at].get_or_insert(value);
         }
     }
-    let required =
-        |at: usize| values[at].filter(|value| !value.is_empty()).ok_or(Problem::Missing(NAMES[at]));
+    let required = |at: usize| {
+        values[at].filter(|value| !value.is_empty()).ok_or(Problem::Missing(FIELDS[at]))
+    };
     let optional = |at: usize| values[at].map(span).unwrap_or_default();
     let (name, architecture, filename) = (required(0)?, required(2)?, required(3)?);
     if !is_package_name(name) || !is_package_name(architecture) {
@@ -411,6 +438,16 @@ mod tests {
             index.add(text, source).unwrap();
         }
         index
+    }
+
+    #[test]
+    fn only_what_is_needed_is_kept() {
+        let whole = "Package: a\nVersion: 1\nDescription: x\n more\n .\n Depends: no\nArchitecture: all\n\
+            Depends: b,\n c\nTag: y\nfilename: pool/a.deb\nSize: 1\n\nPackage: d\nMaintainer: z\n";
+        let kept = "Package: a\nVersion: 1\nArchitecture: all\nDepends: b,\n c\nfilename: pool/a.deb\nSize: 1\n\n\
+            Package: d\n";
+        assert_eq!(needed(whole.as_bytes()).expect("read"), kept);
+        assert!(needed(&b"Package: \xff\n"[..]).is_err());
     }
 
     #[test]

@@ -12,6 +12,7 @@
 //! - Two builds that need the same key take turns: the second finds the result.
 //! - Reports by events and errors; prints nothing.
 
+mod arrivals;
 mod base;
 mod cached;
 mod command;
@@ -26,6 +27,7 @@ mod runs;
 mod schedule;
 mod take;
 mod traced;
+mod unpacking;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -50,6 +52,7 @@ use crate::source::Snapshot;
 use crate::store::{KeyLock, Store, Table};
 use crate::tree::Tree;
 
+use arrivals::{Arrivals, DOWNLOADS};
 pub use base::{BaseImage, Fetch, Ground};
 pub use cached::{Cache, Found, Made};
 pub use error::EngineError;
@@ -59,9 +62,13 @@ pub use packages::setup;
 pub use runs::{Run, given, run_key};
 use schedule::{Schedule, Task};
 pub use traced::Recorded;
+use unpacking::{Unpacking, stand_back};
 
 /// Chooses the exact packages of a step on top of what is below it.
 pub type Choose<'a> = dyn Fn(&Step, &Ground) -> Result<Vec<Package>, EngineError> + Sync + 'a;
+
+/// Is told of a step's layer that was packed.
+pub type Packed<'a> = dyn Fn(&str, &Layer) + Sync + 'a;
 
 /// All that a build needs, made by the command line.
 pub struct Engine<'a> {
@@ -89,6 +96,8 @@ pub struct Engine<'a> {
     pub choose: &'a Choose<'a>,
     /// What machines share.
     pub cache: Option<&'a dyn Cache>,
+    /// Is told of each layer that was packed now, with its step, as soon as it is in the store.
+    pub packed: Option<&'a Packed<'a>>,
     /// Where a package may be had, best first.
     pub addresses: &'a (dyn Fn(&Package) -> Vec<String> + Sync),
     /// What fetch steps know of this machine's network.
@@ -194,6 +203,7 @@ impl Engine<'_> {
     }
 
     fn walk(&self, ran: &Arc<AtomicUsize>) -> Result<Built, EngineError> {
+        let (out, results) = mpsc::channel();
         let state = State {
             trees: self.plan.steps.iter().map(|_| OnceLock::new()).collect(),
             chosen: self.plan.steps.iter().map(|_| OnceLock::new()).collect(),
@@ -203,11 +213,14 @@ impl Engine<'_> {
             said_by: self.plan.steps.iter().map(|_| OnceLock::new()).collect(),
             useless: Mutex::default(),
             ran: Arc::clone(ran),
+            arrivals: Arrivals::default(),
+            unpacking: Mutex::default(),
+            out: out.clone(),
         };
         let mut schedule = Schedule::new(self.plan, self.jobs);
         let mut layers: BTreeMap<usize, Vec<(Option<String>, Layer)>> = BTreeMap::new();
         let mut reused = 0;
-        let (out, results) = mpsc::channel();
+        let mut brings = false;
         let mut failure: Option<EngineError> = None;
         thread::scope(|scope| {
             loop {
@@ -217,20 +230,45 @@ impl Engine<'_> {
                         scope.spawn(move || {
                             let work = || match task {
                                 Task::Step(index) => self.step(state, index),
-                                Task::Layer(index) => self.layer(state, index),
+                                Task::Layer(index) => {
+                                    stand_back();
+                                    self.layer(state, index)
+                                }
                             };
                             // A task that ends without an answer would be waited for for ever.
                             let result = catch_unwind(AssertUnwindSafe(work))
                                 .unwrap_or(Err(EngineError::Panicked));
                             // The receiver outlives all tasks.
-                            let _received = out.send((task, result));
+                            let _received = out.send(Message::Done(task, result));
                         });
                     }
                 }
                 if schedule.idle() {
                     break;
                 }
-                let Ok((task, result)) = results.recv() else { break };
+                let Ok(message) = results.recv() else { break };
+                let (task, result) = match message {
+                    Message::Done(task, result) => (task, result),
+                    Message::Background(background) => {
+                        let state = &state;
+                        match background {
+                            Background::Bring if brings => {}
+                            Background::Bring => {
+                                brings = true;
+                                for _ in 0..DOWNLOADS {
+                                    scope.spawn(|| self.bring_packages(state));
+                                }
+                            }
+                            Background::Unpack(begun) => {
+                                for _ in 0..self.jobs {
+                                    let begun = begun.clone();
+                                    scope.spawn(move || self.unpack_on_the_side(state, &begun));
+                                }
+                            }
+                        }
+                        continue;
+                    }
+                };
                 schedule.finish(task);
                 match result {
                     Ok(Done::Step { ran }) => {
@@ -257,6 +295,7 @@ impl Engine<'_> {
                     }
                 }
             }
+            state.arrivals.close();
         });
         if let Some(failure) = failure {
             return Err(failure);
@@ -430,7 +469,7 @@ impl Engine<'_> {
         self.ensure_inputs(state, step, inputs)?;
         let started = Instant::now();
         self.started(step, vec![Reason::Checked]);
-        let Acted { tree, list, .. } = self.act(step, key, inputs)?;
+        let Acted { tree, list, .. } = self.act(state, step, key, inputs)?;
         if tree != *known {
             self.events.send(Event::StepFailed { step: step.name.clone() });
             let old = if self.store.has_tree(known) {
@@ -479,9 +518,9 @@ impl Engine<'_> {
         let run = self.begin_run(state, step)?;
         let started = Instant::now();
         self.started(step, run.reasons.clone());
-        let made = self.act(step, key, inputs).and_then(|acted| {
+        let made = self.act(state, step, key, inputs).and_then(|acted| {
             if self.check && !step.network {
-                let again = self.act(step, key, inputs)?;
+                let again = self.act(state, step, key, inputs)?;
                 if again.tree != acted.tree {
                     let differ = differences(&acted.list, &again.list);
                     return Err(EngineError::NotReproducible { step: step.name.clone(), differ });
@@ -520,12 +559,16 @@ impl Engine<'_> {
         Ok(())
     }
 
-    fn act(&self, step: &Step, key: &Digest, inputs: &[Digest]) -> Result<Acted, EngineError> {
+    fn act(
+        &self,
+        state: &State,
+        step: &Step,
+        key: &Digest,
+        inputs: &[Digest],
+    ) -> Result<Acted, EngineError> {
         match &step.action {
             Action::Command { command, files } => self.command(step, key, inputs, command, files),
-            Action::Packages { packages, bottom, .. } => {
-                self.packages(step, key, inputs, packages, *bottom).map(Acted::from)
-            }
+            Action::Packages { .. } => self.packages(state, step, key, inputs).map(Acted::from),
             Action::Image { .. } => self.image(step).map(Acted::from),
             Action::Libraries { inspected } => {
                 self.libraries(step, inputs, *inspected).map(Acted::from)
@@ -596,6 +639,20 @@ impl Engine<'_> {
     }
 }
 
+/// What is done beside the tasks, ahead of time.
+enum Background {
+    /// Bring packages; once asked for, until the end.
+    Bring,
+    /// Unpack those of steps that cannot begin yet.
+    Unpack(Vec<Arc<Unpacking>>),
+}
+
+/// What the loop that walks the graph is told.
+enum Message {
+    Done(Task, Result<Done, EngineError>),
+    Background(Background),
+}
+
 /// What is known while a build goes on.
 struct State {
     trees: Vec<OnceLock<Digest>>,
@@ -613,9 +670,39 @@ struct State {
     useless: Mutex<BTreeSet<Digest>>,
     /// How many steps have run, those included whose files the store had lost.
     ran: Arc<AtomicUsize>,
+    /// Packages that come.
+    arrivals: Arrivals,
+    /// Package steps whose packages were begun to be unpacked ahead, each at most once; those
+    /// that the step has not taken over yet.
+    unpacking: Mutex<BTreeMap<usize, Option<Arc<Unpacking>>>>,
+    /// To the loop that walks the graph.
+    out: mpsc::Sender<Message>,
 }
 
 impl State {
+    /// Asks for something to be done beside the tasks.
+    fn tell_background(&self, background: Background) {
+        // The receiver outlives all tasks.
+        let _received = self.out.send(Message::Background(background));
+    }
+
+    fn unpacking(&self) -> MutexGuard<'_, BTreeMap<usize, Option<Arc<Unpacking>>>> {
+        self.unpacking.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn may_unpack_ahead(&self, step: usize) -> bool {
+        self.trees[step].get().is_none() && !self.unpacking().contains_key(&step)
+    }
+
+    fn put_unpacking(&self, step: usize, unpacking: &Arc<Unpacking>) {
+        self.unpacking().insert(step, Some(Arc::clone(unpacking)));
+    }
+
+    /// What was begun of a step, for the step itself; no one begins with it from now on.
+    fn take_unpacking(&self, step: usize) -> Option<Arc<Unpacking>> {
+        self.unpacking().insert(step, None).flatten()
+    }
+
     /// The trees of a step's inputs, bottom to top; they are all known when the
     /// step is scheduled.
     fn inputs(&self, engine: &Engine<'_>, step: &Step) -> Vec<Digest> {

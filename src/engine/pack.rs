@@ -17,6 +17,7 @@ use serde::{Deserialize, Serialize};
 use super::{Done, Engine, EngineError, State, milliseconds};
 use crate::digest::{Digest, Fields};
 use crate::event::Event;
+use crate::image;
 use crate::layer::{
     self, Compression, Files, Layer, LayerError, Owner, PackedPart, Packing, Part, Recipe, Rule,
     Says, Split,
@@ -73,6 +74,9 @@ impl Engine<'_> {
             },
         };
         for (part, milliseconds) in &packed {
+            if let (Some(told), Some(_)) = (self.packed, milliseconds) {
+                told(&image::title(&wanted.step, part.name.as_deref()), &part.layer);
+            }
             self.events.send(Event::LayerPacked {
                 step: wanted.step.clone(),
                 part: part.name.clone(),

@@ -1,34 +1,28 @@
-//! Installs operating system packages: download, unpack, configure.
+//! Installs operating system packages: bring, unpack, set up.
 //!
-//! Unpacking happens here, in parallel; the packages' own scripts run in the
-//! sandbox, with what they were unpacked into as the file system.
+//! Their files are brought by `arrivals` and unpacked by `unpacking`; the packages' own
+//! scripts run in the sandbox, with what they were unpacked into as the file system.
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fs;
-use std::io::Write;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::{Component, Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
 
-use rayon::prelude::*;
-
-use super::{Engine, EngineError};
-use crate::debian::deb::{Control, Deb};
+use super::{Engine, EngineError, State};
 use crate::debian::rootfs::{self, Unpacked};
 use crate::digest::Digest;
-use crate::event::Event;
-use crate::plan::{APP_USER, Package, Step};
-use crate::store::StoreError;
+use crate::plan::{APP_USER, Action, Step};
 use crate::tree::{Node, Tree};
 
-/// Downloads at once: enough to fill a line, few enough to be polite.
-const DOWNLOADS: usize = 6;
 /// dpkg's database.
-const DATABASE: &str = "var/lib/dpkg";
+pub(super) const DATABASE: &str = "var/lib/dpkg";
 
-fn failed(action: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> EngineError {
+pub(super) fn failed(
+    action: &'static str,
+    path: &Path,
+) -> impl FnOnce(std::io::Error) -> EngineError {
     let path = path.to_owned();
     move |source| EngineError::Io { action, path, source }
 }
@@ -36,46 +30,39 @@ fn failed(action: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> E
 impl Engine<'_> {
     pub(super) fn packages(
         &self,
+        state: &State,
         step: &Step,
         key: &Digest,
         inputs: &[Digest],
-        packages: &[Package],
-        bottom: bool,
     ) -> Result<(Digest, Tree), EngineError> {
+        let Action::Packages { packages, bottom, .. } = &step.action else {
+            return Err(EngineError::Interrupted);
+        };
         if packages.is_empty() && !bottom {
             let scratch = self.scratch(step)?;
             let nothing = scratch.path().join("keep");
             fs::create_dir_all(&nothing).map_err(failed("make", &nothing))?;
             return Ok(self.store.keep_tree(&nothing)?);
         }
-        self.download(step, packages)?;
-        let scratch = self.scratch(step)?;
-        let upper = scratch.path().join("upper");
-        fs::create_dir_all(&upper).map_err(failed("make", &upper))?;
-        if bottom {
-            rootfs::prepare(&upper, self.architecture())?;
-        }
+        let mut ground = Vec::new();
         for input in inputs {
-            copy_ground(&self.store.read_tree(input)?, &self.store.tree_path(input), &upper)?;
+            ground.push((self.store.read_tree(input)?, self.store.tree_path(input)));
         }
-        let unpack = |package: &Package| -> Result<(Control, Vec<String>), EngineError> {
-            let failed = |source| EngineError::Unpack { package: package.name.clone(), source };
-            let mut deb = Deb::open(&self.store.blob_path(&package.digest)).map_err(failed)?;
-            Ok((deb.control().map_err(failed)?, deb.unpack(&upper).map_err(failed)?))
-        };
-        let unpacked = packages.par_iter().map(unpack).collect::<Result<Vec<_>, _>>()?;
+        let (unpacking, unpacked) = self.unpacked(state, step, packages, &ground, *bottom)?;
+        let (scratch, upper) = (&unpacking.scratch, unpacking.upper());
         let entries: Vec<Unpacked<'_>> =
             unpacked.iter().map(|(control, list)| Unpacked { control, list }).collect();
         rootfs::write_database(&upper, &entries)?;
         let order: Vec<&str> = packages.iter().map(|package| package.name.as_str()).collect();
-        let script = script(&order, bottom);
+        let script = script(&order, *bottom);
         let files = BTreeMap::from([("configure.sh".to_owned(), script)]);
         let command = ["/bin/sh", "/forge/configure.sh"].map(str::to_owned);
-        self.execute(step, key, inputs, &command, &files, &scratch)?;
-        for input in inputs {
-            drop_unchanged(&self.store.read_tree(input)?, &upper)?;
+        self.unpack_ahead(state, step)?;
+        self.execute(step, key, inputs, &command, &files, scratch)?;
+        for (tree, _) in &ground {
+            drop_unchanged(tree, &upper)?;
         }
-        if bottom {
+        if *bottom {
             for folder in ["proc", "sys", "dev", "tmp", "run"] {
                 let path = upper.join(folder);
                 fs::create_dir_all(&path).map_err(failed("make", &path))?;
@@ -84,79 +71,24 @@ impl Engine<'_> {
                     .map_err(failed("chmod", &path))?;
             }
         }
-        self.take_outputs(step, inputs, &scratch)
-    }
-
-    /// Brings every .deb that the store does not have.
-    fn download(&self, step: &Step, packages: &[Package]) -> Result<(), EngineError> {
-        let mut missing = Vec::new();
-        for package in packages {
-            if self.store.blob_size(&package.digest)? != Some(package.size) {
-                missing.push(package);
-            }
-        }
-        if missing.is_empty() {
-            return Ok(());
-        }
-        let downloads = (self.downloads)()?;
-        let total = missing.iter().map(|package| package.size).sum();
-        let done = AtomicU64::new(0);
-        let progress = |bytes: u64| {
-            let done = done.fetch_add(bytes, Ordering::Relaxed) + bytes;
-            self.events.send(Event::Download { step: step.name.clone(), done, total });
-        };
-        let fetch = |package: &Package| -> Result<(), EngineError> {
-            let shown = || format!("{} {}", package.name, package.version);
-            let mut last = EngineError::NoMirror { package: shown() };
-            for address in (self.addresses)(package) {
-                if self.running.stopped() {
-                    return Err(EngineError::Interrupted);
-                }
-                let new = || {
-                    self.store.new_blob().map_err(|error| match error {
-                        StoreError::Io { source, .. } => source,
-                        other => std::io::Error::other(other.to_string()),
-                    })
-                };
-                match downloads.fetch(&address, package.size, new, &progress) {
-                    Ok(mut blob) => {
-                        blob.flush().map_err(failed("write", self.store.root()))?;
-                        blob.keep(Some((&package.digest, &address)))?;
-                        return Ok(());
-                    }
-                    Err(source) => last = EngineError::Package { package: shown(), source },
-                }
-            }
-            Err(last)
-        };
-        let pool =
-            rayon::ThreadPoolBuilder::new().num_threads(DOWNLOADS).build().map_err(|error| {
-                failed("start downloads of", self.store.root())(std::io::Error::other(error))
-            })?;
-        pool.install(|| missing.par_iter().try_for_each(|package| fetch(package)))
+        self.take_outputs(step, inputs, scratch)
     }
 }
 
 /// What unpacking on top of a base must find in the same folder: the links to
 /// folders through which packages may name their files, and dpkg's database.
 /// [`drop_unchanged`] takes away again what stays as it was.
-fn copy_ground(base: &Tree, root: &Path, upper: &Path) -> Result<(), EngineError> {
+pub(super) fn copy_ground(base: &Tree, root: &Path, upper: &Path) -> Result<(), EngineError> {
     for (path, node) in &base.entries {
         let path = Path::new(OsStr::from_bytes(path));
         let to = upper.join(path);
         match node {
             Node::Symlink { target } => {
-                // By the list alone: a base of others may have links that lead anywhere.
-                let target = Path::new(OsStr::from_bytes(target));
-                let Some(inside) = within(path.parent().unwrap_or(Path::new("")), target) else {
-                    continue;
-                };
-                let folder = base.entries.get(inside.as_os_str().as_bytes());
-                if !matches!(folder, Some(Node::Directory { .. }))
-                    || fs::symlink_metadata(&to).is_ok()
-                {
+                let Some(inside) = folder_of(base, path, target) else { continue };
+                if fs::symlink_metadata(&to).is_ok() {
                     continue;
                 }
+                let target = Path::new(OsStr::from_bytes(target));
                 for folder in [to.parent().map(Path::to_owned), Some(upper.join(inside))]
                     .into_iter()
                     .flatten()
@@ -177,6 +109,15 @@ fn copy_ground(base: &Tree, root: &Path, upper: &Path) -> Result<(), EngineError
         }
     }
     Ok(())
+}
+
+/// The folder that a link of a tree leads to, by the list alone: a base of others may have
+/// links that lead anywhere.
+pub(super) fn folder_of(base: &Tree, path: &Path, target: &[u8]) -> Option<PathBuf> {
+    let target = Path::new(OsStr::from_bytes(target));
+    let inside = within(path.parent().unwrap_or(Path::new("")), target)?;
+    let folder = base.entries.get(inside.as_os_str().as_bytes());
+    matches!(folder, Some(Node::Directory { .. })).then_some(inside)
 }
 
 /// Where a link in `folder` leads, from the root; nowhere when that is outside.
@@ -261,6 +202,7 @@ fn app_user() -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::debian::deb::Control;
 
     #[test]
     fn links_of_a_base_lead_nowhere_outside() {

@@ -219,7 +219,7 @@ impl Engine<'_> {
         self.ensure_inputs(state, &whole, inputs)?;
         let started = Instant::now();
         self.started(step, vec![Reason::Checked]);
-        let found = self.act(&whole, key, inputs)?;
+        let found = self.act(state, &whole, key, inputs)?;
         if found.tree == *tree {
             self.finished(state, step, started, *tree, &found.list);
             return Ok(());

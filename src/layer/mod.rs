@@ -13,6 +13,7 @@
 //!   that carries state from piece to piece gives other bytes on other machines.
 //! - Registries are not this room's business.
 
+mod ahead;
 mod assign;
 mod compress;
 mod split;

@@ -21,15 +21,17 @@
 //!
 //! Whiteouts (image specification, `layer.md`) take away what lower layers have, wherever in
 //! their own layer they stand. The bookkeeping of AUFS (`.wh..wh.plnk`) is passed over. Layers of
-//! forge's own may also become the tree that they were packed from: [`unpack_tree`].
+//! forge's own may also become the tree that they were packed from: [`unpack_tree`]. Layers are
+//! decompressed side by side and written one after another: see `ahead`.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::ffi::{CStr, CString};
 use std::fs::File;
 use std::io::{self, BufReader, Read, Write};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::Path;
 use std::rc::Rc;
+use std::thread;
 
 use ::tar::EntryType;
 use rustix::fs::{
@@ -39,6 +41,7 @@ use rustix::fs::{
 use rustix::io::Errno;
 use thiserror::Error;
 
+use super::ahead;
 use crate::digest::{Digest, Hasher};
 use crate::tree::OPAQUE_ATTRIBUTE;
 
@@ -169,8 +172,8 @@ const AUFS: &[u8] = b".wh..wh.";
 pub fn unpack<R: Read>(
     layers: &[Packed],
     root: &Path,
-    open: impl Fn(&Digest) -> io::Result<R>,
-    progress: &dyn Fn(u64),
+    open: impl Fn(&Digest) -> io::Result<R> + Sync,
+    progress: &(dyn Fn(u64) + Sync),
 ) -> Result<Unpacked, UnpackError> {
     unpack_all(LIMITS, layers, root, open, progress, Whiteouts::Obeyed)
 }
@@ -188,25 +191,39 @@ fn unpack_all<R: Read>(
     limits: Limits,
     layers: &[Packed],
     root: &Path,
-    open: impl Fn(&Digest) -> io::Result<R>,
-    progress: &dyn Fn(u64),
+    open: impl Fn(&Digest) -> io::Result<R> + Sync,
+    progress: &(dyn Fn(u64) + Sync),
     whiteouts: Whiteouts,
 ) -> Result<Unpacked, UnpackError> {
     let mut target = Target::new(root).map_err(|error| UnpackError::Root(error.into()))?;
     target.keeps_whiteouts = whiteouts == Whiteouts::Kept;
-    for Packed { digest, diff_id } in layers {
-        let read = |source| UnpackError::Read { layer: *digest, source };
-        let blob = Counted { inner: open(digest).map_err(read)?, progress };
-        let left = limits.bytes - target.unpacked.bytes;
-        let tar = decoded(BufReader::with_capacity(1 << 16, blob)).map_err(read)?;
-        let tar = Tar { inner: tar, hasher: Hasher::new(io::sink()), left };
-        let (found, bytes) = target.layer(tar, digest, limits.entries)?;
-        if found != *diff_id {
-            return Err(UnpackError::DiffId { layer: *digest, expected: *diff_id, found });
+    let open = &open;
+    thread::scope(|scope| {
+        let begin = |layer: &Packed| {
+            let digest = layer.digest;
+            let (to, tar) = ahead::pipe();
+            scope.spawn(move || {
+                let blob = open(&digest).map(|inner| Counted { inner, progress });
+                let blob = blob.map(|blob| BufReader::with_capacity(1 << 16, blob));
+                ahead::hand_over(blob.and_then(decoded), &to);
+            });
+            tar
+        };
+        let mut coming: VecDeque<_> = layers.iter().take(ahead::LAYERS).map(begin).collect();
+        for (number, Packed { digest, diff_id }) in layers.iter().enumerate() {
+            // As many have begun as layers are left, at most: there is one.
+            let Some(tar) = coming.pop_front() else { break };
+            let left = limits.bytes - target.unpacked.bytes;
+            let tar = Tar { inner: tar, hasher: Hasher::new(io::sink()), left };
+            let (found, bytes) = target.layer(tar, digest, limits.entries)?;
+            if found != *diff_id {
+                return Err(UnpackError::DiffId { layer: *digest, expected: *diff_id, found });
+            }
+            target.unpacked.bytes += bytes;
+            coming.extend(layers.get(number + ahead::LAYERS).map(begin));
         }
-        target.unpacked.bytes += bytes;
-    }
-    Ok(target.unpacked)
+        Ok(target.unpacked)
+    })
 }
 
 /// Unpacks the layers of one tree's parts into the empty folder `root` such that scanning it gives
@@ -217,7 +234,7 @@ fn unpack_all<R: Read>(
 pub fn unpack_tree<R: Read>(
     layers: &[Packed],
     root: &Path,
-    open: impl Fn(&Digest) -> io::Result<R>,
+    open: impl Fn(&Digest) -> io::Result<R> + Sync,
 ) -> Result<(), UnpackError> {
     unpack_all(LIMITS, layers, root, open, &|_| {}, Whiteouts::Kept).map(drop)
 }
@@ -247,7 +264,7 @@ fn decoded<'r>(mut blob: BufReader<impl Read + 'r>) -> io::Result<Box<dyn Read +
 
 struct Counted<'p, R> {
     inner: R,
-    progress: &'p dyn Fn(u64),
+    progress: &'p (dyn Fn(u64) + Sync),
 }
 
 impl<R: Read> Read for Counted<'_, R> {

@@ -52,6 +52,9 @@ pub struct Push<'a> {
     /// Layers that a registry was to have and had not, or not whole. It is not believed then:
     /// they are read, and sent again if need be, also where the manifest is there.
     pub doubted: &'a BTreeSet<Digest>,
+    /// Layers that were sent there a moment ago, and told of: that they are there now is not
+    /// told once more.
+    pub sent: &'a BTreeSet<Digest>,
     /// Called for a layer that neither the registry nor the store has.
     pub bring: &'a Bring<'a>,
     /// Who is told.
@@ -112,8 +115,10 @@ impl Repository {
             }
         }
         let parts = parts(push);
-        let told = |what: &str, sent| {
-            push.events.send(Event::Pushed { what: what.to_owned(), sent });
+        let told = |part: &Part<'_>, sent| {
+            if sent > 0 || !push.sent.contains(&part.blob.digest) {
+                push.events.send(Event::Pushed { what: part.what.to_owned(), sent });
+            }
         };
         // Where the manifest is, the blobs are, unless one is known not to be.
         let doubted = parts.iter().any(|part| part.blob.is_doubted);
@@ -121,7 +126,7 @@ impl Repository {
             && (tags.len() < push.tags.len()
                 || !tags.is_empty() && self.names(&image.digest.to_string(), &image.digest)?);
         if is_there {
-            parts.iter().for_each(|part| told(&part.what, 0));
+            parts.iter().for_each(|part| told(part, 0));
         } else {
             self.send_parts(&parts, push.events, &told)?;
         }
@@ -145,9 +150,9 @@ impl Repository {
                         repairs += 1;
                         self.rest(repairs);
                         self.forget_blobs();
-                        let of_sent = |what: &str, sent| {
+                        let of_sent = |part: &Part<'_>, sent| {
                             if sent > 0 {
-                                told(what, sent);
+                                told(part, sent);
                             }
                         };
                         self.send_parts(&parts, push.events, &of_sent)?;
@@ -199,7 +204,7 @@ impl Repository {
         &self,
         parts: &[Part<'_>],
         events: &Events,
-        told: &(dyn Fn(&str, u64) + Sync),
+        told: &(dyn Fn(&Part<'_>, u64) + Sync),
     ) -> Result<(), RegistryError> {
         let pool =
             rayon::ThreadPoolBuilder::new().num_threads(UPLOADS).build().map_err(|error| {
@@ -213,7 +218,7 @@ impl Repository {
                 events.send(Event::Pushing { what: what.clone(), done, total });
             });
             let sent = self.put_blob(&part.blob, &part.content, &progress)?;
-            told(&part.what, if let Sent::Uploaded(bytes) = sent { bytes } else { 0 });
+            told(part, if let Sent::Uploaded(bytes) = sent { bytes } else { 0 });
             Ok(())
         };
         // In order, the largest not last: layers at the bottom are.

@@ -160,6 +160,7 @@ fn what_was_pushed_comes_back() {
             tags: &[tag.to_owned()],
             origins: &BTreeMap::new(),
             doubted: &std::collections::BTreeSet::new(),
+            sent: &std::collections::BTreeSet::new(),
             bring: &|_| Ok(()),
             events: &Events::new(sender),
         };

@@ -119,6 +119,7 @@ impl Machine {
             compression: Compression::DEFAULT,
             check: false,
             verify: 0,
+            packed: None,
             needs_bytes: false,
         };
         change(&mut engine);

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::*;
 use crate::tree::{Node, Tree};
@@ -104,12 +105,14 @@ fn unpacked(limits: Limits, blobs: &[(Vec<u8>, Digest)]) -> Done {
         let found = blobs.iter().find(|(blob, _)| Digest::of(blob) == *digest);
         found.map(|(blob, _)| blob.as_slice()).ok_or(io::ErrorKind::NotFound.into())
     };
-    let told = std::cell::Cell::new(0);
-    let progress = |bytes| told.set(told.get() + bytes);
+    let told = AtomicU64::new(0);
+    let progress = |bytes| {
+        told.fetch_add(bytes, Ordering::Relaxed);
+    };
     let result = unpack_all(limits, &packed, &root, open, &progress, Whiteouts::Obeyed);
     if result.is_ok() {
         let total: usize = blobs.iter().map(|(blob, _)| blob.len()).sum();
-        assert_eq!(told.get(), total as u64);
+        assert_eq!(told.into_inner(), total as u64);
     }
     assert_eq!(Tree::scan(&outside).expect("scan"), before);
     let mode = fs::metadata(&outside).expect("stat").permissions().mode();

@@ -88,6 +88,7 @@ impl Bench {
                 tags: &tags,
                 origins: &BTreeMap::new(),
                 doubted: &self.doubted,
+                sent: &BTreeSet::new(),
                 bring,
                 events: &Events::new(sender),
             },
