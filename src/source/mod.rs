@@ -27,7 +27,7 @@ use crate::tree::{Node, Tree};
 
 pub use rules::{By, Decision, IgnoredConfig, Matching, Rules, matcher, matching};
 pub use seen::Seen;
-use walk::{Found, walk};
+use walk::walk;
 
 /// What a file of the app is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -150,30 +150,15 @@ impl Snapshot {
         }
         let root = root.canonicalize().map_err(failed("find", root))?;
         let rules = rules.of_app(&root)?;
-        let mut walked = walk(&root, &rules, seen)?;
-        let read: Result<Vec<_>, SourceError> = walked
-            .found
-            .into_par_iter()
-            .map(|found| {
-                let (entry, stamp) = found.read(&root)?;
-                Ok((found, entry, stamp))
-            })
-            .collect();
-        let (mut entries, mut files) = (Vec::new(), Vec::new());
-        for (Found { path, place: (folder, entry), .. }, found, stamp) in read? {
-            if let (Entry::File { digest, .. }, Some(stamp)) = (&found, stamp) {
-                if stamp.is_settled(began) {
-                    walked.folders[folder].1.entries[entry].content = Some((stamp, *digest));
-                }
-                files.push(path.clone());
-            }
-            entries.push((path, found));
-        }
-        files.sort_unstable();
+        let walked = walk(&root, &rules, seen, began)?;
+        let is_file = |(path, entry): &(String, Entry)| {
+            matches!(entry, Entry::File { .. }).then(|| path.clone())
+        };
+        let files = walked.entries.iter().filter_map(is_file).collect();
         let snapshot = Snapshot {
             unfit_dockerignore: rules.unfit.clone(),
             root,
-            entries: entries.into_iter().collect(),
+            entries: walked.entries.into_iter().collect(),
             files,
             decisions: walked.decisions.into_iter().collect(),
             selected: Arc::default(),
@@ -349,6 +334,21 @@ mod tests {
                 "secret",
             ],
         );
+    }
+
+    /// Deeper than a stack of calls would be.
+    #[test]
+    fn deep_folders() {
+        let folder = app(&[]);
+        let mut path = String::new();
+        while path.len() + folder.path().as_os_str().len() < 1_500 {
+            path.push_str("a/");
+        }
+        path.push('x');
+        fs::create_dir_all(folder.path().join(&path).parent().expect("a parent")).expect("mkdir");
+        fs::write(folder.path().join(&path), "").expect("write");
+        let snapshot = Snapshot::take(folder.path(), &Rules::default()).expect("a snapshot");
+        assert_eq!(snapshot.files, [path]);
     }
 
     #[test]

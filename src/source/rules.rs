@@ -23,6 +23,7 @@ use std::collections::HashMap;
 use std::fs;
 use std::io;
 use std::path::Path;
+use std::sync::Arc;
 
 use ignore::Match;
 use ignore::gitignore::{Gitignore, GitignoreBuilder};
@@ -413,7 +414,7 @@ impl AppRules<'_> {
             || decision.by == By::Docker && self.docker.as_ref().is_some_and(kept_from_docker)
     }
 
-    pub(super) fn decide(&self, path: &str, is_folder: bool, nested: &[Nested]) -> Decision {
+    pub(super) fn decide(&self, path: &str, is_folder: bool, nested: &[Arc<Nested>]) -> Decision {
         let rules = self.rules;
         if let Match::Ignore(glob) = rules.hard.matched_path_or_any_parents(path, is_folder) {
             return said(false, glob.original(), "always", By::BuiltIn);
@@ -647,7 +648,7 @@ mod tests {
             rules: matcher("t", ["/config/*.yml"].into_iter()).expect("parses"),
             name: Digest::of(b""),
         };
-        let decision = rules.decide("config/database.yml", false, &[ignored]);
+        let decision = rules.decide("config/database.yml", false, &[Arc::new(ignored)]);
         assert_eq!(decision.rule, "/config/database.yml (frameworks need it)");
         assert_eq!(decision.overruled.as_deref(), Some("/config/*.yml (.gitignore)"));
         assert!(decision.included);

@@ -7,75 +7,83 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
+use std::sync::Arc;
+
+use rayon::prelude::*;
 
 use super::rules::{AppRules, By, Decision, IgnoredConfig, LOCKS, Nested, example_of};
 use super::seen::{Folder, Kind, Known, Seen, Stamp};
 use super::{Entry, SourceError, failed};
 use crate::digest::{Digest, Fields};
 
-/// What a walk has found.
+/// Entries of a folder that one processor looks at: handing fewer over costs more than that.
+const AT_ONCE: usize = 8;
+
+/// What a walk has found, in the order of paths.
 #[derive(Default)]
-pub(super) struct Walked<'a> {
+pub(super) struct Walked {
     /// The files and links that count.
-    pub(super) found: Vec<Found<'a>>,
+    pub(super) entries: Vec<(String, Entry)>,
     /// What was decided, by path; with `/` behind it that of a folder, of all in it.
     pub(super) decisions: Vec<(String, Decision)>,
-    /// The folders with what is in them, but for the content of files.
+    /// What the next walk need not find out again.
     pub(super) folders: Vec<(String, Folder)>,
 }
 
-/// A file or link that counts.
-pub(super) struct Found<'a> {
-    pub(super) path: String,
-    /// Which of the folders, and which of its entries.
-    pub(super) place: (usize, usize),
-    /// What it was when it was last read.
-    before: Option<&'a (Stamp, Digest)>,
-}
-
-/// Walks through all folders below `root` that may hold something that counts.
+/// Walks through all folders below `root` that may hold something that counts, on all
+/// processors. Files that were changed after `began`, in seconds since 1970, are read again
+/// next time.
 ///
 /// # Errors
-/// A folder that cannot be read, a name that is no text, a special file that counts.
-pub(super) fn walk<'a>(
+/// A folder or file that cannot be read, a name that is no text, a special file that counts.
+pub(super) fn walk(
     root: &Path,
     rules: &AppRules<'_>,
-    before: &'a Seen,
-) -> Result<Walked<'a>, SourceError> {
-    let mut walk = Walk { root, rules, before, walked: Walked::default() };
-    walk.folder(String::new(), &mut Vec::new(), rules.name)?;
-    Ok(walk.walked)
-}
-
-impl Found<'_> {
-    /// What is there, and of a file what it looks like. One that has not been touched since
-    /// it was last read is not read again.
-    pub(super) fn read(&self, root: &Path) -> Result<(Entry, Option<Stamp>), SourceError> {
-        let full = root.join(&self.path);
-        let metadata = fs::symlink_metadata(&full).map_err(failed("read", &full))?;
-        if metadata.is_symlink() {
-            let target = fs::read_link(&full).map_err(failed("read", &full))?;
-            let target = target.into_os_string().into_string();
-            let target = target.map_err(|_| SourceError::Name { path: full })?;
-            return Ok((Entry::Link(target), None));
+    before: &Seen,
+    began: i64,
+) -> Result<Walked, SourceError> {
+    let walk = Walk { root, rules, before, began };
+    let top = Next { path: String::new(), ignores: Arc::default(), rules: rules.name };
+    let (mut looked, mut level) = (Vec::new(), vec![top]);
+    // Level by level: folders may be nested deeper than a stack is.
+    while !level.is_empty() {
+        let found: Vec<_> = level.into_par_iter().map(|next| walk.folder(next)).collect();
+        let below = looked.len() + found.len();
+        level = Vec::new();
+        for found in found {
+            let (mut folder, folders) = found?;
+            folder.below = below + level.len();
+            level.extend(folders);
+            looked.push(folder);
         }
-        let stamp = Stamp::of(&metadata);
-        let (digest, size) = match self.before {
-            Some((before, digest)) if *before == stamp => (*digest, metadata.len()),
-            _ => {
-                fs::File::open(&full).and_then(Digest::of_reader).map_err(failed("read", &full))?
-            }
-        };
-        let executable = metadata.mode() & 0o111 != 0;
-        Ok((Entry::File { executable, size, digest }, Some(stamp)))
     }
+    Ok(in_order(looked))
 }
 
-struct Walk<'w, 'a> {
+struct Walk<'w> {
     root: &'w Path,
     rules: &'w AppRules<'w>,
-    before: &'a Seen,
-    walked: Walked<'a>,
+    before: &'w Seen,
+    began: i64,
+}
+
+/// A folder to look into.
+struct Next {
+    path: String,
+    /// The `.gitignore` files of the folders above.
+    ignores: Arc<Vec<Arc<Nested>>>,
+    /// A name of these and all other rules.
+    rules: Digest,
+}
+
+/// A folder that was looked into.
+struct Looked {
+    path: String,
+    folder: Folder,
+    /// What is in it, in the order of paths.
+    found: Vec<(String, Decision, Found)>,
+    /// The number of the first folder below it; the others follow.
+    below: usize,
 }
 
 /// An entry of a folder, while it is decided whether it counts.
@@ -86,6 +94,18 @@ struct Here<'a> {
     before: Option<&'a (Stamp, Digest)>,
 }
 
+/// What there is of an entry.
+enum Found {
+    /// A file or link that counts; of a file, what it looks like.
+    Entry(Entry, Option<Stamp>),
+    /// A folder that is looked into.
+    Folder,
+    /// One that is left out whole.
+    Left,
+    /// A file that is left out.
+    Nothing,
+}
+
 impl Here<'_> {
     /// The name as it stands in the paths of all that is in it.
     fn in_paths(&self) -> impl Iterator<Item = u8> {
@@ -94,34 +114,59 @@ impl Here<'_> {
     }
 }
 
-impl Walk<'_, '_> {
-    /// `ignores` holds the `.gitignore` files of the folders above; `rules` is a name of them
-    /// and all other rules.
-    fn folder(
-        &mut self,
-        below: String,
-        ignores: &mut Vec<Nested>,
-        mut rules: Digest,
-    ) -> Result<(), SourceError> {
+/// Folders as they were looked into, level by level, in the order of paths.
+fn in_order(mut looked: Vec<Looked>) -> Walked {
+    let mut walked = Walked::default();
+    let mut open = Vec::new();
+    let enter = |number: usize, looked: &mut Vec<Looked>, walked: &mut Walked| {
+        let Looked { path, folder, found, below } = &mut looked[number];
+        let folder = std::mem::replace(folder, Folder { rules: folder.rules, entries: Vec::new() });
+        walked.folders.push((std::mem::take(path), folder));
+        (std::mem::take(found).into_iter(), *below)
+    };
+    open.push(enter(0, &mut looked, &mut walked));
+    while let Some((found, below)) = open.last_mut() {
+        match found.next() {
+            None => drop(open.pop()),
+            Some((_, _, Found::Folder)) => {
+                let number = *below;
+                *below += 1;
+                open.push(enter(number, &mut looked, &mut walked));
+            }
+            Some((path, decision, Found::Entry(entry, _))) => {
+                walked.decisions.push((path.clone(), decision));
+                walked.entries.push((path, entry));
+            }
+            Some((path, decision, Found::Left)) => walked.decisions.push((path + "/", decision)),
+            Some((path, decision, Found::Nothing)) => walked.decisions.push((path, decision)),
+        }
+    }
+    walked
+}
+
+impl Walk<'_> {
+    /// Looks into a folder; which of those in it are to be looked into comes along.
+    fn folder(&self, next: Next) -> Result<(Looked, Vec<Next>), SourceError> {
+        let Next { path: below, mut ignores, mut rules } = next;
         let entries = self.list(&below)?;
-        let depth = ignores.len();
         if entries.iter().any(|(name, _)| name == ".gitignore")
             && let Some(nested) = self.rules.nested(self.root, &below)?
         {
             let mut name = Fields::new("forge-source-rules-below");
             rules = name.digest(&rules).text(&below).digest(&nested.name).finish();
-            ignores.push(nested);
+            Arc::make_mut(&mut ignores).push(Arc::new(nested));
         }
         let before = self.before.folder(&below);
         let is_decided = before.is_some_and(|before| before.rules == rules);
         let mut before = before.map_or(&[][..], |before| &before.entries).iter().peekable();
-        let (mut known, mut here) = (Vec::new(), Vec::with_capacity(entries.len()));
+        let mut known = Vec::with_capacity(entries.len());
+        let mut here = Vec::with_capacity(entries.len());
         for (name, kind) in entries {
             while before.next_if(|before| before.name < name).is_some() {}
             let before = before.next_if(|before| before.name == name && before.kind == kind);
             let decision = match before {
                 Some(before) if is_decided => before.decision.clone(),
-                _ => self.rules.decide(&joined(&below, &name), kind == Kind::Folder, ignores),
+                _ => self.rules.decide(&joined(&below, &name), kind == Kind::Folder, &ignores),
             };
             let (own_name, own_decision) = (name.clone(), decision.clone());
             known.push(Known { name: own_name, kind, decision: own_decision, content: None });
@@ -129,35 +174,54 @@ impl Walk<'_, '_> {
             here.push(Here { name, kind, decision, before });
         }
         needed(&below, self.rules.rules.ignored_config, &mut here);
-        let number = self.walked.folders.len();
-        self.walked.folders.push((below.clone(), Folder { rules, entries: known }));
         let mut here: Vec<_> = here.into_iter().enumerate().collect();
         // So that whole paths come in their order: a folder's stand behind its `/`.
         here.sort_by(|(_, one), (_, other)| one.in_paths().cmp(other.in_paths()));
-        for (entry, Here { name, kind, decision, before }) in here {
-            let path = joined(&below, &name);
-            match kind {
-                Kind::Folder => {
-                    if decision.included || self.rules.may_include_below(&path, &decision) {
-                        self.folder(path, ignores, rules)?;
-                    } else {
-                        self.walked.decisions.push((path + "/", decision));
-                    }
-                    continue;
+        let looked: Vec<_> = here
+            .into_par_iter()
+            .with_min_len(AT_ONCE)
+            .map(|(number, here)| {
+                let path = joined(&below, &here.name);
+                let found = self.look(&path, &here);
+                (number, path, here.decision, found)
+            })
+            .collect();
+        let (mut found, mut folders) = (Vec::with_capacity(looked.len()), Vec::new());
+        for (number, path, decision, one) in looked {
+            let one = one?;
+            match &one {
+                Found::Entry(Entry::File { digest, .. }, Some(stamp))
+                    if stamp.is_settled(self.began) =>
+                {
+                    known[number].content = Some((*stamp, *digest));
                 }
-                Kind::Other if decision.included => {
-                    return Err(SourceError::Special { path: self.root.join(path) });
+                Found::Folder => {
+                    let (path, ignores) = (path.clone(), Arc::clone(&ignores));
+                    folders.push(Next { path, ignores, rules });
                 }
-                Kind::File | Kind::Link if decision.included => {
-                    let place = (number, entry);
-                    self.walked.found.push(Found { path: path.clone(), place, before });
-                }
-                Kind::File | Kind::Link | Kind::Other => {}
+                _ => {}
             }
-            self.walked.decisions.push((path, decision));
+            found.push((path, decision, one));
         }
-        ignores.truncate(depth);
-        Ok(())
+        let folder = Folder { rules, entries: known };
+        Ok((Looked { path: below, folder, found, below: 0 }, folders))
+    }
+
+    /// Looks at an entry, if it counts.
+    fn look(&self, path: &str, here: &Here<'_>) -> Result<Found, SourceError> {
+        let Here { kind, decision, before, .. } = here;
+        match kind {
+            Kind::Folder => {
+                let goes_on = decision.included || self.rules.may_include_below(path, decision);
+                Ok(if goes_on { Found::Folder } else { Found::Left })
+            }
+            _ if !decision.included => Ok(Found::Nothing),
+            Kind::File | Kind::Link => {
+                let (entry, stamp) = read(&self.root.join(path), *before)?;
+                Ok(Found::Entry(entry, stamp))
+            }
+            Kind::Other => Err(SourceError::Special { path: self.root.join(path) }),
+        }
     }
 
     /// The names in a folder, sorted, and of what kind each is.
@@ -174,6 +238,28 @@ impl Walk<'_, '_> {
         entries.sort_unstable();
         Ok(entries)
     }
+}
+
+/// What is at a path, and of a file what it looks like. One that has not been touched since
+/// it was last read is not read again.
+fn read(
+    full: &Path,
+    before: Option<&(Stamp, Digest)>,
+) -> Result<(Entry, Option<Stamp>), SourceError> {
+    let metadata = fs::symlink_metadata(full).map_err(failed("read", full))?;
+    if metadata.is_symlink() {
+        let target = fs::read_link(full).map_err(failed("read", full))?;
+        let target = target.into_os_string().into_string();
+        let target = target.map_err(|_| SourceError::Name { path: full.to_owned() })?;
+        return Ok((Entry::Link(target), None));
+    }
+    let stamp = Stamp::of(&metadata);
+    let (digest, size) = match before {
+        Some((before, digest)) if *before == stamp => (*digest, metadata.len()),
+        _ => fs::File::open(full).and_then(Digest::of_reader).map_err(failed("read", full))?,
+    };
+    let executable = metadata.mode() & 0o111 != 0;
+    Ok((Entry::File { executable, size, digest }, Some(stamp)))
 }
 
 /// Takes in what git or docker ignores and the build needs, as the other files of the folder
