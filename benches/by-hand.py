@@ -124,7 +124,7 @@ class Hand:
         for source, target in binds:
             steps.append(f"mkdir -p {root}/{target} && mount --bind {source} {root}/{target}")
         kept = " ".join(f"{name}={shlex.quote(value)}" for name, value in sorted(os.environ.items())
-                        if re.match(r"(https?_proxy|no_proxy|PIP_(CERT|INDEX_URL|DEFAULT_TIMEOUT)|BUNDLE_MIRROR__ALL|npm_config_\w+)$",
+                        if re.match(r"(https?_proxy|no_proxy|SSL_CERT_FILE|NODE_EXTRA_CA_CERTS|PIP_(CERT|INDEX_URL|DEFAULT_TIMEOUT)|BUNDLE_MIRROR__ALL|npm_config_\w+)$",
                                     name, re.I))
         steps.append(f"exec chroot {root} env -i PATH=/layers/venv/bin:/layers/gems/bin:/layers/node/bin:/usr/sbin:/usr/bin:/sbin:/bin "
                      f"HOME=/root LANG=C.UTF-8 {kept} {environment} sh -euc {shlex.quote(command)}")

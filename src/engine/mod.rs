@@ -260,7 +260,8 @@ impl Engine<'_> {
                                 }
                             }
                             Background::Unpack(begun) => {
-                                for _ in 0..self.jobs {
+                                // One processor is for the scripts that run meanwhile.
+                                for _ in 1..self.jobs.max(2) {
                                     let begun = begun.clone();
                                     scope.spawn(move || self.unpack_on_the_side(state, &begun));
                                 }

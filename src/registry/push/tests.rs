@@ -18,6 +18,7 @@ struct Bench {
     store: Store,
     image: Image,
     doubted: BTreeSet<Digest>,
+    sent: BTreeSet<Digest>,
 }
 
 impl Bench {
@@ -45,7 +46,7 @@ impl Bench {
             media_types: crate::image::MediaTypes::Oci,
         };
         let image = assemble(&settings, layers.to_vec()).expect("an image");
-        Bench { _folder: folder, store, image, doubted: BTreeSet::new() }
+        Bench { _folder: folder, store, image, doubted: BTreeSet::new(), sent: BTreeSet::new() }
     }
 
     /// With a handle that knows nothing yet.
@@ -70,6 +71,23 @@ impl Bench {
         bring: &Bring<'_>,
         expected: Expected,
     ) -> (Result<(), RegistryError>, Vec<(String, Digest)>) {
+        let (pushed, events) = self.push_and_tell(fake, tags, bring, expected);
+        let moved = events.into_iter().filter_map(|event| match event {
+            Event::Moved { reference, from, to } if to == self.image.digest => {
+                Some((reference.rsplit('/').next()?.to_owned(), from))
+            }
+            _ => None,
+        });
+        (pushed, moved.collect())
+    }
+
+    fn push_and_tell(
+        &self,
+        fake: &Fake,
+        tags: &[&str],
+        bring: &Bring<'_>,
+        expected: Expected,
+    ) -> (Result<(), RegistryError>, Vec<Event>) {
         let access = Access::new(Settings {
             credentials: Credentials::default(),
             insecure: Vec::new(),
@@ -88,18 +106,12 @@ impl Bench {
                 tags: &tags,
                 origins: &BTreeMap::new(),
                 doubted: &self.doubted,
-                sent: &BTreeSet::new(),
+                sent: &self.sent,
                 bring,
                 events: &Events::new(sender),
             },
         );
-        let moved = events.iter().filter_map(|event| match event {
-            Event::Moved { reference, from, to } if to == self.image.digest => {
-                Some((reference.rsplit('/').next()?.to_owned(), from))
-            }
-            _ => None,
-        });
-        (pushed, moved.collect())
+        (pushed, events.iter().collect())
     }
 
     fn fails(&self, fake: &Fake, tags: &[&str]) -> String {
@@ -114,6 +126,26 @@ fn tag(kept: &Shared, tag: &str) -> Option<Digest> {
 
 fn plain(kept: &Shared) -> Fake {
     Fake::registry(kept, |_| None, |_, answer| answer)
+}
+
+#[test]
+fn what_was_sent_a_moment_ago_is_told_of_when_it_is_gone() {
+    let (kept, mut bench) = (Shared::default(), Bench::new("1"));
+    let fake = plain(&kept);
+    let layer = bench.image.layers[0].layer.clone();
+    bench.sent.insert(layer.digest);
+    let told = |tag: &str| {
+        let (pushed, events) = bench.push_and_tell(&fake, &[tag], &|_| Ok(()), Expected::Anything);
+        pushed.expect("pushes");
+        let what = bench.image.layers[0].title();
+        let sent = events.into_iter().filter_map(|event| match event {
+            Event::Pushed { what: found, sent } if found == what => Some(sent),
+            _ => None,
+        });
+        sent.collect::<Vec<u64>>()
+    };
+    assert_eq!(told("v1"), [layer.size]);
+    assert!(told("v2").is_empty());
 }
 
 #[test]
