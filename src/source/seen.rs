@@ -138,18 +138,9 @@ mod tests {
     use std::os::unix::fs::PermissionsExt;
     use std::path::Path;
 
+    use super::super::tests::app;
     use super::super::{Entry, IgnoredConfig, Rules, Snapshot};
     use super::*;
-
-    fn app(files: &[(&str, &str)]) -> tempfile::TempDir {
-        let folder = tempfile::tempdir().expect("a folder");
-        for (path, text) in files {
-            let path = folder.path().join(path);
-            fs::create_dir_all(path.parent().expect("a parent")).expect("mkdir");
-            fs::write(path, text).expect("write");
-        }
-        folder
-    }
 
     fn take(root: &Path, rules: &Rules, seen: &Seen) -> (Snapshot, Seen) {
         Snapshot::take_again(root, rules, seen).expect("a snapshot")
