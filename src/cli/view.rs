@@ -16,7 +16,7 @@ use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
 use super::failure::Failure;
 use super::{Common, Progress, why};
-use crate::event::{Event, Events, FactShown, Reads, ReusedFrom, Summary};
+use crate::event::{Event, Events, FactShown, LayerShown, Reads, ReusedFrom, Summary};
 use crate::image::title;
 
 /// Runs `work` while showing its events. Returns when both have ended.
@@ -286,16 +286,15 @@ fn finished(summary: &Summary) -> Vec<String> {
     };
     let counted = summary.layers.iter().all(|layer| layer.unpacked > 0);
     let sum = if counted { summary.layers.iter().map(|layer| layer.unpacked).sum() } else { 0 };
+    let titled = |layer: &LayerShown| title(&layer.step, layer.part.as_deref());
+    let width = summary.layers.iter().map(|layer| titled(layer).chars().count()).max();
+    let width = width.unwrap_or_default().max(18);
     for layer in &summary.layers {
-        let line = format!(
-            "  layer {:<18} {:>10} {}",
-            title(&layer.step, layer.part.as_deref()),
-            bytes(layer.size),
-            unpacked(layer.unpacked)
-        );
+        let (title, size) = (titled(layer), bytes(layer.size));
+        let line = format!("  layer {title:<width$} {size:>10} {}", unpacked(layer.unpacked));
         found.push(line.trim_end().to_owned());
     }
-    let line = format!("  total {:<18} {:>10} {}", "", bytes(total), unpacked(sum));
+    let line = format!("  total {:<width$} {:>10} {}", "", bytes(total), unpacked(sum));
     found.push(line.trim_end().to_owned());
     let work = match summary.ran {
         0 => "nothing had to run".to_owned(),
