@@ -1,12 +1,13 @@
 //! `forge plan --files`: every file and the rule that decided; of a traced step also
 //! whether its last run has read it.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use super::failure::Failure;
 use crate::plan::recorded::PathSet;
 use crate::plan::{APP_FOLDER, Action, Plan};
-use crate::source::Snapshot;
+use crate::source::{Decision, Snapshot};
 
 /// `read` are the files that the step's last run has read, where that was recorded.
 pub(super) fn text(
@@ -31,15 +32,20 @@ pub(super) fn text(
     };
     let given = snapshot.select(selection)?;
     let mut text = String::new();
-    for (path, decision) in &snapshot.decisions {
+    // Of most files that count no rule says anything.
+    let mut paths: BTreeMap<&str, Option<&Decision>> =
+        snapshot.entries.keys().map(|path| (path.as_str(), None)).collect();
+    paths.extend(snapshot.decisions.iter().map(|(path, decision)| (&**path, Some(decision))));
+    for (path, decision) in paths {
         let seen = format!("{APP_FOLDER}/{path}");
         let selected = given.entries.contains_key(seen.as_bytes());
         let is_read = selected && read.is_some_and(|read| read.0.contains(&seen));
-        let (mark, rule) = match (decision.included, selected) {
-            (true, true) if is_read => ("r", decision.rule.clone()),
-            (true, true) => ("+", decision.rule.clone()),
+        let rule = decision.map(|decision| decision.rule.clone()).unwrap_or_default();
+        let (mark, rule) = match (decision.is_none_or(|decision| decision.included), selected) {
+            (true, true) if is_read => ("r", rule),
+            (true, true) => ("+", rule),
             (true, false) => ("-", format!("not given to step {step}")),
-            (false, _) => ("-", decision.rule.clone()),
+            (false, _) => ("-", rule),
         };
         // Writing to a String cannot fail.
         let _written = if rule.is_empty() {
@@ -56,7 +62,6 @@ mod tests {
     use super::*;
     use crate::plan::{ImageRecipe, Selection, Step};
     use crate::source::Rules;
-    use std::collections::BTreeMap;
     use std::fs;
 
     #[test]

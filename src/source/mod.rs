@@ -54,8 +54,8 @@ pub struct Snapshot {
     pub entries: BTreeMap<String, Entry>,
     /// The regular files among them, sorted.
     pub files: Vec<String>,
-    /// Every path that was looked at, with the rule that decided; folders that
-    /// are excluded whole stand for all that is in them.
+    /// Of each path that was looked at, the rule that decided, if one said anything; folders
+    /// that are excluded whole, with `/` behind them, stand for all that is in them.
     pub decisions: BTreeMap<String, Decision>,
     /// The heart of the app that the `.dockerignore` hides, which therefore is for
     /// another image and not used.

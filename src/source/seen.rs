@@ -7,10 +7,10 @@
 //! (git's "racily clean" entries, Documentation/technical/racy-git.txt).
 
 use std::collections::BTreeMap;
-use std::fs::{FileType, Metadata};
-use std::os::unix::fs::MetadataExt;
+use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use rustix::fs::{FileType, Stat};
 use serde::{Deserialize, Serialize};
 
 use super::rules::Decision;
@@ -21,7 +21,7 @@ use crate::digest::Digest;
 const GRAIN: i64 = 2;
 
 /// Bumped with the shape of what is kept.
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
 
 /// The folders of an app by path, with what is in them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -30,23 +30,42 @@ pub struct Seen {
 }
 
 /// A folder that was looked into.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Folder {
     /// A name of the rules that decided.
     pub(super) rules: Digest,
+    /// What is in it, as bytes: read where the folder is looked into, on all processors.
+    entries: Arc<[u8]>,
+}
+
+impl Folder {
+    /// With what is in it, sorted by name.
+    pub(super) fn new(rules: Digest, entries: &[Known<'_>]) -> Folder {
+        Folder { rules, entries: bytes(&entries).into() }
+    }
+
     /// What is in it, sorted by name.
-    pub(super) entries: Vec<Known>,
+    pub(super) fn entries(&self) -> Vec<Known<'_>> {
+        // What cannot be read is not known.
+        postcard::from_bytes(&self.entries).unwrap_or_default()
+    }
 }
 
 /// An entry of a folder.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Known {
-    pub(super) name: String,
+pub(super) struct Known<'n> {
+    /// That of a folder has `/` behind it.
+    pub(super) name: &'n str,
     pub(super) kind: Kind,
-    /// What the rules say of it, whatever else is in the folder.
-    pub(super) decision: Decision,
+    /// What a rule says of it, whatever else is in the folder.
+    pub(super) decision: Option<Box<Decision>>,
     /// What a file was when it was read, if another look can tell whether it still is.
     pub(super) content: Option<(Stamp, Digest)>,
+}
+
+fn bytes(value: &impl Serialize) -> Vec<u8> {
+    // Only a type that cannot be written at all fails, and no value of it can be kept.
+    postcard::to_allocvec(value).unwrap_or_default()
 }
 
 /// What an entry is.
@@ -61,14 +80,11 @@ pub(super) enum Kind {
 
 impl Kind {
     pub(super) fn of(kind: FileType) -> Kind {
-        if kind.is_file() {
-            Kind::File
-        } else if kind.is_symlink() {
-            Kind::Link
-        } else if kind.is_dir() {
-            Kind::Folder
-        } else {
-            Kind::Other
+        match kind {
+            FileType::RegularFile => Kind::File,
+            FileType::Symlink => Kind::Link,
+            FileType::Directory => Kind::Folder,
+            _ => Kind::Other,
         }
     }
 }
@@ -79,19 +95,25 @@ pub(super) struct Stamp {
     device: u64,
     inode: u64,
     size: u64,
-    modified: (i64, i64),
-    changed: (i64, i64),
+    modified: (i64, u64),
+    changed: (i64, u64),
 }
 
 impl Stamp {
-    pub(super) fn of(metadata: &Metadata) -> Stamp {
+    pub(super) fn of(stat: &Stat) -> Stamp {
         Stamp {
-            device: metadata.dev(),
-            inode: metadata.ino(),
-            size: metadata.len(),
-            modified: (metadata.mtime(), metadata.mtime_nsec()),
-            changed: (metadata.ctime(), metadata.ctime_nsec()),
+            device: stat.st_dev,
+            inode: stat.st_ino,
+            // Neither is negative.
+            size: stat.st_size.unsigned_abs(),
+            modified: (stat.st_mtime, stat.st_mtime_nsec),
+            changed: (stat.st_ctime, stat.st_ctime_nsec),
         }
+    }
+
+    /// The file's length in bytes.
+    pub(super) fn size(&self) -> u64 {
+        self.size
     }
 
     /// Whether any later change shows, for one who looked from `began` on.
@@ -119,16 +141,27 @@ impl Seen {
     /// As bytes, which [`Seen::parse`] reads.
     #[must_use]
     pub fn to_bytes(&self) -> Vec<u8> {
-        // Only a type that cannot be written at all fails, and no value of it can be kept.
-        postcard::to_allocvec(&(VERSION, &self.folders)).unwrap_or_default()
+        let folders = self.folders.iter();
+        let folders = folders.map(|(path, folder)| (&**path, folder.rules, &*folder.entries));
+        bytes(&(VERSION, folders.collect::<Vec<_>>()))
     }
 
     /// `None` for what are no such bytes, or of another version.
     #[must_use]
     pub fn parse(bytes: &[u8]) -> Option<Seen> {
         let (version, rest) = postcard::take_from_bytes::<u8>(bytes).ok()?;
-        let folders = (version == VERSION).then(|| postcard::from_bytes(rest).ok())??;
-        Some(Seen { folders })
+        if version != VERSION {
+            return None;
+        }
+        let (folders, rest): (Vec<(&str, Digest, &[u8])>, _) =
+            postcard::take_from_bytes(rest).ok()?;
+        if !rest.is_empty() {
+            return None;
+        }
+        let folder = |(path, rules, entries): (&str, Digest, &[u8])| {
+            (path.to_owned(), Folder { rules, entries: entries.into() })
+        };
+        Some(Seen { folders: folders.into_iter().map(folder).collect() })
     }
 }
 
@@ -139,7 +172,7 @@ mod tests {
     use std::path::Path;
 
     use super::super::tests::app;
-    use super::super::{Entry, IgnoredConfig, Rules, Snapshot};
+    use super::super::{By, Entry, IgnoredConfig, Rules, Snapshot};
     use super::*;
 
     fn take(root: &Path, rules: &Rules, seen: &Seen) -> (Snapshot, Seen) {
@@ -147,13 +180,21 @@ mod tests {
     }
 
     /// As if each file had been looked at long after it was written, and held something else.
-    fn as_of_old(root: &Path, mut seen: Seen, said: Digest) -> Seen {
-        for (below, folder) in &mut seen.folders {
-            for known in folder.entries.iter_mut().filter(|known| known.kind == Kind::File) {
-                let path = root.join(below).join(&known.name);
-                let stamp = Stamp::of(&fs::symlink_metadata(path).expect("there"));
+    fn as_of_old(root: &Path, seen: Seen, said: Digest) -> Seen {
+        changed(seen, |below, known| {
+            if known.kind == Kind::File {
+                let path = root.join(below).join(known.name);
+                let stamp = Stamp::of(&rustix::fs::lstat(path).expect("there"));
                 known.content = Some((stamp, said));
             }
+        })
+    }
+
+    fn changed(mut seen: Seen, change: impl Fn(&str, &mut Known<'_>)) -> Seen {
+        for (below, folder) in &mut seen.folders {
+            let mut entries = folder.entries();
+            entries.iter_mut().for_each(|known| change(below, known));
+            *folder = Folder::new(folder.rules, &entries);
         }
         seen
     }
@@ -176,6 +217,8 @@ mod tests {
         let folder = app(&[("a", "one"), ("b", "two"), ("sub/c", "three")]);
         let (root, rules) = (folder.path(), Rules::default());
         let (first, seen) = take(root, &rules, &Seen::default());
+        // They have just been written, so another look would not tell.
+        assert!(seen.folders[""].entries().iter().all(|known| known.content.is_none()));
         let said = Digest::of(b"what is said to be in it");
         let seen = as_of_old(root, seen, said);
         let holds = |snapshot: &Snapshot, path: &str, wanted: Digest| matches!(snapshot.entries[path], Entry::File { digest, .. } if digest == wanted);
@@ -184,8 +227,7 @@ mod tests {
             assert!(holds(&again, path, said), "{path}");
         }
         assert_eq!((again.files, again.decisions), (first.files, first.decisions));
-        // They have just been written, so another look would not tell.
-        assert_eq!(kept.folders[""].entries[0].content, None);
+        assert_eq!(kept, seen);
         // Same name, length and times, another file.
         fs::write(root.join("new"), "new").expect("write");
         let times = fs::symlink_metadata(root.join("a")).expect("there");
@@ -203,14 +245,14 @@ mod tests {
         let files = [("a", ""), ("sub/a", ""), ("sub/b", ""), (".gitignore", "nothing\n")];
         let folder = app(&files);
         let (root, rules) = (folder.path(), Rules::default());
-        let (_, mut seen) = take(root, &rules, &Seen::default());
-        let out = Decision { included: false, ..seen.folders["sub"].entries[0].decision.clone() };
-        // As no rule says.
-        for folder in seen.folders.values_mut() {
-            for known in folder.entries.iter_mut().filter(|known| known.name == "a") {
-                known.decision = out.clone();
+        let (_, seen) = take(root, &rules, &Seen::default());
+        let rule = "as no rule says".to_owned();
+        let out = Decision { included: false, rule, by: By::User, overruled: None };
+        let seen = changed(seen, |_, known| {
+            if known.name == "a" {
+                known.decision = Some(Box::new(out.clone()));
             }
-        }
+        });
         let files = |rules: &Rules, seen: &Seen| {
             let files = take(root, rules, seen).0.files;
             files.into_iter().filter(|path| !path.ends_with("ignore")).collect::<Vec<_>>()
@@ -254,7 +296,7 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("file");
         fs::write(&path, "one").expect("write");
-        let look = || Stamp::of(&fs::symlink_metadata(&path).expect("there"));
+        let look = || Stamp::of(&rustix::fs::lstat(&path).expect("there"));
         let mut last = look();
         let mut differs = |what: &str| {
             assert_ne!(look(), last, "{what}");

@@ -3,13 +3,16 @@
 //! What an earlier walk decided by the same rules is not decided again. Each folder is listed
 //! all the same: not every file system gives a folder a new time when something is added.
 
-use std::fs;
+use std::ffi::OsStr;
+use std::fs::File;
 use std::io;
-use std::os::unix::fs::MetadataExt;
-use std::path::Path;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rayon::prelude::*;
+use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, RawDir};
 
 use super::rules::{AppRules, By, Decision, IgnoredConfig, LOCKS, Nested, example_of};
 use super::seen::{Folder, Kind, Known, Seen, Stamp};
@@ -17,14 +20,17 @@ use super::{Entry, SourceError, failed};
 use crate::digest::{Digest, Fields};
 
 /// Entries of a folder that one processor looks at: handing fewer over costs more than that.
-const AT_ONCE: usize = 8;
+const AT_ONCE: usize = 256;
+
+/// Room for what the system lists of a folder at once, in bytes: some hundreds of names.
+const LISTED: usize = 32 << 10;
 
 /// What a walk has found, in the order of paths.
 #[derive(Default)]
 pub(super) struct Walked {
     /// The files and links that count.
     pub(super) entries: Vec<(String, Entry)>,
-    /// What was decided, by path; with `/` behind it that of a folder, of all in it.
+    /// What a rule said, by path; with `/` behind it of a folder, and of all in it.
     pub(super) decisions: Vec<(String, Decision)>,
     /// What the next walk need not find out again.
     pub(super) folders: Vec<(String, Folder)>,
@@ -42,7 +48,8 @@ pub(super) fn walk(
     before: &Seen,
     began: i64,
 ) -> Result<Walked, SourceError> {
-    let walk = Walk { root, rules, before, began };
+    let opened = open(CWD, root).map_err(failed("read", root))?;
+    let walk = Walk { root, opened, rules, before, began };
     let top = Next { path: String::new(), ignores: Arc::default(), rules: rules.name };
     let (mut looked, mut level) = (Vec::new(), vec![top]);
     // Level by level: folders may be nested deeper than a stack is.
@@ -57,11 +64,14 @@ pub(super) fn walk(
             looked.push(folder);
         }
     }
+    walk.read(&mut looked)?;
+    looked.par_iter_mut().for_each(|looked| walk.keep(looked));
     Ok(in_order(looked))
 }
 
 struct Walk<'w> {
     root: &'w Path,
+    opened: OwnedFd,
     rules: &'w AppRules<'w>,
     before: &'w Seen,
     began: i64,
@@ -79,38 +89,52 @@ struct Next {
 /// A folder that was looked into.
 struct Looked {
     path: String,
-    folder: Folder,
-    /// What is in it, in the order of paths.
-    found: Vec<(String, Decision, Found)>,
+    /// A name of the rules that decided.
+    rules: Digest,
+    /// What is in it, by name.
+    here: Vec<Here>,
+    /// What the next walk need not find out again; at first only where that is as it was.
+    folder: Option<Folder>,
     /// The number of the first folder below it; the others follow.
     below: usize,
 }
 
-/// An entry of a folder, while it is decided whether it counts.
-struct Here<'a> {
+/// An entry of a folder.
+struct Here {
+    /// That of a folder has `/` behind it, so that names have the order of whole paths.
     name: String,
     kind: Kind,
-    decision: Decision,
-    before: Option<&'a (Stamp, Digest)>,
+    /// What a rule says of it, whatever else is in the folder.
+    said: Option<Box<Decision>>,
+    /// What is said because of the others.
+    needed: Option<Box<Decision>>,
+    found: Found,
 }
 
 /// What there is of an entry.
 enum Found {
-    /// A file or link that counts; of a file, what it looks like.
-    Entry(Entry, Option<Stamp>),
+    /// It is left out.
+    Nothing,
     /// A folder that is looked into.
     Folder,
-    /// One that is left out whole.
-    Left,
-    /// A file that is left out.
-    Nothing,
+    /// A link that counts, and where it points.
+    Link(String),
+    /// A file that counts.
+    File {
+        executable: bool,
+        stamp: Stamp,
+        /// Of what is in it, and its length in bytes; at first only where that is known.
+        content: Option<(Digest, u64)>,
+    },
 }
 
-impl Here<'_> {
-    /// The name as it stands in the paths of all that is in it.
-    fn in_paths(&self) -> impl Iterator<Item = u8> {
-        let end = (self.kind == Kind::Folder).then_some(b'/');
-        self.name.bytes().chain(end)
+impl Here {
+    fn decision(&self) -> Option<&Decision> {
+        self.needed.as_deref().or(self.said.as_deref())
+    }
+
+    fn counts(&self) -> bool {
+        self.decision().is_none_or(|decision| decision.included)
     }
 }
 
@@ -119,27 +143,35 @@ fn in_order(mut looked: Vec<Looked>) -> Walked {
     let mut walked = Walked::default();
     let mut open = Vec::new();
     let enter = |number: usize, looked: &mut Vec<Looked>, walked: &mut Walked| {
-        let Looked { path, folder, found, below } = &mut looked[number];
-        let folder = std::mem::replace(folder, Folder { rules: folder.rules, entries: Vec::new() });
-        walked.folders.push((std::mem::take(path), folder));
-        (std::mem::take(found).into_iter(), *below)
+        let Looked { path, here, folder, below, .. } = &mut looked[number];
+        let path = std::mem::take(path);
+        walked.folders.extend(folder.take().map(|folder| (path.clone(), folder)));
+        (path, std::mem::take(here).into_iter(), *below)
     };
     open.push(enter(0, &mut looked, &mut walked));
-    while let Some((found, below)) = open.last_mut() {
-        match found.next() {
-            None => drop(open.pop()),
-            Some((_, _, Found::Folder)) => {
+    while let Some((folder, here, below)) = open.last_mut() {
+        let Some(Here { name, said, needed, found, .. }) = here.next() else {
+            open.pop();
+            continue;
+        };
+        let path = joined(folder, &name);
+        let entry = match found {
+            Found::Folder => {
                 let number = *below;
                 *below += 1;
                 open.push(enter(number, &mut looked, &mut walked));
+                continue;
             }
-            Some((path, decision, Found::Entry(entry, _))) => {
-                walked.decisions.push((path.clone(), decision));
-                walked.entries.push((path, entry));
+            Found::Link(target) => Some(Entry::Link(target)),
+            Found::File { executable, content, .. } => {
+                content.map(|(digest, size)| Entry::File { executable, size, digest })
             }
-            Some((path, decision, Found::Left)) => walked.decisions.push((path + "/", decision)),
-            Some((path, decision, Found::Nothing)) => walked.decisions.push((path, decision)),
+            Found::Nothing => None,
+        };
+        if let Some(decision) = needed.or(said) {
+            walked.decisions.push((path.clone(), *decision));
         }
+        walked.entries.extend(entry.map(|entry| (path, entry)));
     }
     walked
 }
@@ -148,7 +180,10 @@ impl Walk<'_> {
     /// Looks into a folder; which of those in it are to be looked into comes along.
     fn folder(&self, next: Next) -> Result<(Looked, Vec<Next>), SourceError> {
         let Next { path: below, mut ignores, mut rules } = next;
-        let entries = self.list(&below)?;
+        let full = self.root.join(&below);
+        let opened = if below.is_empty() { "." } else { &below };
+        let opened = open(&self.opened, opened).map_err(failed("read", &full))?;
+        let entries = list(&opened, &full)?;
         if entries.iter().any(|(name, _)| name == ".gitignore")
             && let Some(nested) = self.rules.nested(self.root, &below)?
         {
@@ -156,122 +191,169 @@ impl Walk<'_> {
             rules = name.digest(&rules).text(&below).digest(&nested.name).finish();
             Arc::make_mut(&mut ignores).push(Arc::new(nested));
         }
-        let before = self.before.folder(&below);
-        let is_decided = before.is_some_and(|before| before.rules == rules);
-        let mut before = before.map_or(&[][..], |before| &before.entries).iter().peekable();
-        let mut known = Vec::with_capacity(entries.len());
+        let folder = self.before.folder(&below);
+        let before = folder.map(Folder::entries).unwrap_or_default();
+        let is_decided = folder.is_some_and(|folder| folder.rules == rules);
+        let mut is_same = is_decided && before.len() == entries.len();
+        let mut before = before.into_iter().peekable();
         let mut here = Vec::with_capacity(entries.len());
+        let mut contents = Vec::with_capacity(entries.len());
         for (name, kind) in entries {
-            while before.next_if(|before| before.name < name).is_some() {}
+            while before.next_if(|before| *before.name < *name).is_some() {}
             let before = before.next_if(|before| before.name == name && before.kind == kind);
-            let decision = match before {
-                Some(before) if is_decided => before.decision.clone(),
-                _ => self.rules.decide(&joined(&below, &name), kind == Kind::Folder, &ignores),
+            is_same &= before.is_some();
+            let (said, content) = match before {
+                Some(before) if is_decided => (before.decision, before.content),
+                before => {
+                    let path = joined(&below, name.trim_end_matches('/'));
+                    let decision = self.rules.decide(&path, kind == Kind::Folder, &ignores);
+                    let said = (decision.by != By::Nobody).then(|| Box::new(decision));
+                    (said, before.and_then(|before| before.content))
+                }
             };
-            let (own_name, own_decision) = (name.clone(), decision.clone());
-            known.push(Known { name: own_name, kind, decision: own_decision, content: None });
-            let before = before.and_then(|before| before.content.as_ref());
-            here.push(Here { name, kind, decision, before });
+            contents.push(content);
+            here.push(Here { name, kind, said, needed: None, found: Found::Nothing });
         }
         needed(&below, self.rules.rules.ignored_config, &mut here);
-        let mut here: Vec<_> = here.into_iter().enumerate().collect();
-        // So that whole paths come in their order: a folder's stand behind its `/`.
-        here.sort_by(|(_, one), (_, other)| one.in_paths().cmp(other.in_paths()));
-        let looked: Vec<_> = here
-            .into_par_iter()
-            .with_min_len(AT_ONCE)
-            .map(|(number, here)| {
-                let path = joined(&below, &here.name);
-                let found = self.look(&path, &here);
-                (number, path, here.decision, found)
+        here.par_iter_mut().zip(contents).with_min_len(AT_ONCE).try_for_each(
+            |(here, content)| {
+                here.found = self.look(&below, &opened, here, content)?;
+                Ok(())
+            },
+        )?;
+        let is_read = |here: &Here| !matches!(here.found, Found::File { content: None, .. });
+        let folder = folder.filter(|_| is_same && here.iter().all(is_read)).cloned();
+        let folders = here.iter().filter(|here| matches!(here.found, Found::Folder));
+        let folders = folders
+            .map(|here| {
+                let path = joined(&below, here.name.trim_end_matches('/'));
+                Next { path, ignores: Arc::clone(&ignores), rules }
             })
             .collect();
-        let (mut found, mut folders) = (Vec::with_capacity(looked.len()), Vec::new());
-        for (number, path, decision, one) in looked {
-            let one = one?;
-            match &one {
-                Found::Entry(Entry::File { digest, .. }, Some(stamp))
-                    if stamp.is_settled(self.began) =>
-                {
-                    known[number].content = Some((*stamp, *digest));
-                }
-                Found::Folder => {
-                    let (path, ignores) = (path.clone(), Arc::clone(&ignores));
-                    folders.push(Next { path, ignores, rules });
-                }
-                _ => {}
-            }
-            found.push((path, decision, one));
-        }
-        let folder = Folder { rules, entries: known };
-        Ok((Looked { path: below, folder, found, below: 0 }, folders))
+        Ok((Looked { path: below, rules, here, folder, below: 0 }, folders))
     }
 
-    /// Looks at an entry, if it counts.
-    fn look(&self, path: &str, here: &Here<'_>) -> Result<Found, SourceError> {
-        let Here { kind, decision, before, .. } = here;
-        match kind {
+    /// Looks at an entry of the folder `below`, if it counts. One that has not been touched
+    /// since `before` has the same in it.
+    fn look(
+        &self,
+        below: &str,
+        opened: &OwnedFd,
+        here: &Here,
+        before: Option<(Stamp, Digest)>,
+    ) -> Result<Found, SourceError> {
+        let full = || self.root.join(below).join(&here.name);
+        let refused = |error: rustix::io::Errno| failed("read", &full())(error.into());
+        match here.kind {
             Kind::Folder => {
-                let goes_on = decision.included || self.rules.may_include_below(path, decision);
-                Ok(if goes_on { Found::Folder } else { Found::Left })
+                let path = joined(below, here.name.trim_end_matches('/'));
+                let goes_on = here.decision().is_none_or(|decision| {
+                    decision.included || self.rules.may_include_below(&path, decision)
+                });
+                Ok(if goes_on { Found::Folder } else { Found::Nothing })
             }
-            _ if !decision.included => Ok(Found::Nothing),
-            Kind::File | Kind::Link => {
-                let (entry, stamp) = read(&self.root.join(path), *before)?;
-                Ok(Found::Entry(entry, stamp))
+            _ if !here.counts() => Ok(Found::Nothing),
+            Kind::Link => {
+                let target =
+                    rustix::fs::readlinkat(opened, &here.name, Vec::new()).map_err(refused)?;
+                let target = target.into_string();
+                let target = target.map_err(|_| SourceError::Name { path: full() })?;
+                Ok(Found::Link(target))
             }
-            Kind::Other => Err(SourceError::Special { path: self.root.join(path) }),
+            Kind::File => {
+                let stat = rustix::fs::statat(opened, &here.name, AtFlags::SYMLINK_NOFOLLOW)
+                    .map_err(refused)?;
+                let stamp = Stamp::of(&stat);
+                let content = before.filter(|(before, _)| *before == stamp);
+                let content = content.map(|(stamp, digest)| (digest, stamp.size()));
+                Ok(Found::File { executable: stat.st_mode & 0o111 != 0, stamp, content })
+            }
+            Kind::Other => Err(SourceError::Special { path: full() }),
         }
     }
 
-    /// The names in a folder, sorted, and of what kind each is.
-    fn list(&self, below: &str) -> Result<Vec<(String, Kind)>, SourceError> {
-        let full = self.root.join(below);
-        let entry = |entry: io::Result<fs::DirEntry>| {
-            let entry = entry.map_err(failed("read", &full))?;
-            let kind = entry.file_type().map_err(failed("read", &entry.path()))?;
-            let name = entry.file_name().into_string();
-            Ok((name.map_err(|_| SourceError::Name { path: entry.path() })?, Kind::of(kind)))
-        };
-        let entries = fs::read_dir(&full).map_err(failed("read", &full))?;
-        let mut entries: Vec<_> = entries.map(entry).collect::<Result<_, SourceError>>()?;
-        entries.sort_unstable();
-        Ok(entries)
+    /// Reads the files of which it is not known what is in them.
+    fn read(&self, looked: &mut [Looked]) -> Result<(), SourceError> {
+        let mut unread = Vec::new();
+        for Looked { path, here, .. } in looked {
+            for Here { name, found, .. } in here {
+                if let Found::File { content: content @ None, .. } = found {
+                    unread.push((self.root.join(joined(path, name)), content));
+                }
+            }
+        }
+        unread.into_par_iter().try_for_each(|(path, content)| {
+            let read = File::open(&path).and_then(Digest::of_reader);
+            *content = Some(read.map_err(failed("read", &path))?);
+            Ok(())
+        })
+    }
+
+    /// Notes what the next walk need not find out again.
+    fn keep(&self, looked: &mut Looked) {
+        if looked.folder.is_some() {
+            return;
+        }
+        let entries = looked.here.iter().map(|here| {
+            let content = match &here.found {
+                Found::File { stamp, content, .. } if stamp.is_settled(self.began) => {
+                    content.map(|(digest, _)| (*stamp, digest))
+                }
+                _ => None,
+            };
+            Known { name: &here.name, kind: here.kind, decision: here.said.clone(), content }
+        });
+        looked.folder = Some(Folder::new(looked.rules, &entries.collect::<Vec<_>>()));
     }
 }
 
-/// What is at a path, and of a file what it looks like. One that has not been touched since
-/// it was last read is not read again.
-fn read(
-    full: &Path,
-    before: Option<&(Stamp, Digest)>,
-) -> Result<(Entry, Option<Stamp>), SourceError> {
-    let metadata = fs::symlink_metadata(full).map_err(failed("read", full))?;
-    if metadata.is_symlink() {
-        let target = fs::read_link(full).map_err(failed("read", full))?;
-        let target = target.into_os_string().into_string();
-        let target = target.map_err(|_| SourceError::Name { path: full.to_owned() })?;
-        return Ok((Entry::Link(target), None));
+fn open(at: impl AsFd, path: impl rustix::path::Arg) -> io::Result<OwnedFd> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    Ok(rustix::fs::openat(at, path, flags, Mode::empty())?)
+}
+
+/// The names in a folder, sorted, and of what kind each is; those of folders with `/`
+/// behind them. `full` is for messages.
+fn list(opened: &OwnedFd, full: &Path) -> Result<Vec<(String, Kind)>, SourceError> {
+    let refused =
+        |path: PathBuf| move |error: rustix::io::Errno| failed("read", &path)(error.into());
+    let mut room = Vec::<u8>::with_capacity(LISTED);
+    let mut listed = RawDir::new(opened, room.spare_capacity_mut());
+    let mut entries = Vec::new();
+    while let Some(entry) = listed.next() {
+        let entry = entry.map_err(refused(full.to_owned()))?;
+        let name = entry.file_name();
+        if matches!(name.to_bytes(), b"." | b"..") {
+            continue;
+        }
+        let there = || full.join(OsStr::from_bytes(name.to_bytes()));
+        let kind = match entry.file_type() {
+            // Not every file system says it in its lists.
+            FileType::Unknown => {
+                let stat = rustix::fs::statat(opened, name, AtFlags::SYMLINK_NOFOLLOW);
+                FileType::from_raw_mode(stat.map_err(refused(there()))?.st_mode)
+            }
+            kind => kind,
+        };
+        let kind = Kind::of(kind);
+        let name = name.to_str().map_err(|_| SourceError::Name { path: there() })?;
+        let end = if kind == Kind::Folder { "/" } else { "" };
+        entries.push(([name, end].concat(), kind));
     }
-    let stamp = Stamp::of(&metadata);
-    let (digest, size) = match before {
-        Some((before, digest)) if *before == stamp => (*digest, metadata.len()),
-        _ => fs::File::open(full).and_then(Digest::of_reader).map_err(failed("read", full))?,
-    };
-    let executable = metadata.mode() & 0o111 != 0;
-    Ok((Entry::File { executable, size, digest }, Some(stamp)))
+    entries.sort_unstable();
+    Ok(entries)
 }
 
 /// Takes in what git or docker ignores and the build needs, as the other files of the folder
 /// `below` show. What they show of it may change without it, so it is decided each time.
-fn needed(below: &str, ignored_config: IgnoredConfig, here: &mut [Here<'_>]) {
-    let find = |here: &[Here<'_>], name: &str| {
+fn needed(below: &str, ignored_config: IgnoredConfig, here: &mut [Here]) {
+    let find = |here: &[Here], name: &str| {
         let at = here.binary_search_by(|other| other.name.as_str().cmp(name)).ok()?;
         matches!(here[at].kind, Kind::File | Kind::Link).then_some(at)
     };
     let mut needed = Vec::new();
     for (lock, manifest, others) in LOCKS {
-        let counts = |name: &str| find(here, name).is_some_and(|at| here[at].decision.included);
+        let counts = |name: &str| find(here, name).is_some_and(|at| here[at].counts());
         if let Some(at) = find(here, lock)
             && counts(manifest)
             && !others.iter().any(|other| counts(other))
@@ -280,7 +362,7 @@ fn needed(below: &str, ignored_config: IgnoredConfig, here: &mut [Here<'_>]) {
         }
     }
     if ignored_config == IgnoredConfig::Counts {
-        let is_file = |here: &Here<'_>| matches!(here.kind, Kind::File | Kind::Link);
+        let is_file = |here: &Here| matches!(here.kind, Kind::File | Kind::Link);
         for (at, file) in here.iter().enumerate().filter(|(_, here)| is_file(here)) {
             let is_there = |name: &str| find(here, name).is_some();
             if let Some(example) = example_of(&joined(below, &file.name), is_there) {
@@ -289,9 +371,13 @@ fn needed(below: &str, ignored_config: IgnoredConfig, here: &mut [Here<'_>]) {
         }
     }
     for (at, beside, by) in needed {
-        let decision = &mut here[at].decision;
-        if !decision.included && matches!(decision.by, By::Git | By::Docker) {
+        let here = &mut here[at];
+        let left_out = |decision: &&Decision| {
+            !decision.included && matches!(decision.by, By::Git | By::Docker)
+        };
+        if let Some(mut decision) = here.decision().filter(left_out).cloned() {
             decision.needed(&format!("beside {beside}"), by);
+            here.needed = Some(Box::new(decision));
         }
     }
 }
