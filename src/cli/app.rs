@@ -168,8 +168,12 @@ impl App {
             labels: settings.labels.clone(),
             launcher: LAUNCHER.to_vec(),
         };
-        let library = Library::new(&own_buildpacks(snapshot)?)?;
-        let planned = buildpack::plan(&library, facts, &wishes)
+        let own_buildpacks = own_buildpacks(snapshot)?;
+        let (planned, of_files) = rayon::join(
+            || buildpack::plan(&Library::new(&own_buildpacks)?, facts, &wishes),
+            || notices::of_files(snapshot),
+        );
+        let planned = planned
             .map_err(|error| self.explain(error.into(), snapshot))
             .map_err(|failure| notices::with_left_out(failure, snapshot))?;
         events.send(Event::Detected {
@@ -184,7 +188,7 @@ impl App {
                 })
                 .collect(),
         });
-        for (message, advice) in notices::of_files(snapshot) {
+        for (message, advice) in of_files {
             events.notice(message, Some(advice));
         }
         for (message, advice) in &planned.notices {

@@ -29,6 +29,9 @@ pub use rules::{By, Decision, IgnoredConfig, Matching, Rules, matcher, matching}
 pub use seen::Seen;
 use walk::walk;
 
+/// Files of which one processor finds out whether a selection has them.
+const ASKED_AT_ONCE: usize = 1024;
+
 /// What a file of the app is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Entry {
@@ -172,19 +175,20 @@ impl Snapshot {
     /// A rule that does not parse.
     pub fn select(&self, selection: &Selection) -> Result<Arc<Tree>, SourceError> {
         // Several steps may ask, each several times.
-        let mut known = self.selected.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(tree) = known.get(&selection.rules) {
+        let known = || self.selected.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(tree) = known().get(&selection.rules) {
             return Ok(Arc::clone(tree));
         }
+        // Not locked meanwhile: others may want other files.
         let tree = Arc::new(self.selected_now(selection)?);
-        known.insert(selection.rules.clone(), Arc::clone(&tree));
+        known().insert(selection.rules.clone(), Arc::clone(&tree));
         Ok(tree)
     }
 
     fn selected_now(&self, selection: &Selection) -> Result<Tree, SourceError> {
-        let mut matching = matching("the plan", selection.rules.iter().map(String::as_str))?;
+        let matching = matching("the plan", selection.rules.iter().map(String::as_str))?;
         let everything = selection.rules == ["*"];
-        let node = |(path, entry): (&String, &Entry)| {
+        let node = |(path, entry): &(&String, &Entry)| {
             let node = match entry {
                 Entry::File { executable, size, digest } => Node::File {
                     mode: if *executable { 0o755 } else { 0o644 },
@@ -195,8 +199,15 @@ impl Snapshot {
             };
             ([APP_FOLDER, path].join("/").into_bytes(), node)
         };
-        let entries = self.entries.iter().filter(|(path, _)| everything || matching.matches(path));
-        let mut tree = Tree { entries: entries.map(node).collect() };
+        let entries: Vec<_> = self.entries.iter().collect();
+        let chosen = entries.par_chunks(ASKED_AT_ONCE).map(|entries| {
+            // Each remembers folders of its own.
+            let mut matching = matching.clone();
+            let chosen = entries.iter().filter(|(path, _)| everything || matching.matches(path));
+            chosen.map(node).collect::<Vec<_>>()
+        });
+        let chosen: Vec<_> = chosen.collect();
+        let mut tree = Tree { entries: chosen.into_iter().flatten().collect() };
         tree.entries
             .insert(APP_FOLDER.as_bytes().to_vec(), Node::Directory { mode: 0o755, opaque: false });
         tree.add_parents();

@@ -559,7 +559,7 @@ pub fn matcher<'a>(
 
 /// Patterns of the `.gitignore` language, of which one that matches takes a path in, and one
 /// with `!` leaves it out.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Matching {
     rules: Gitignore,
     /// What they say of folders, each asked once.
