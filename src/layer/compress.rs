@@ -65,37 +65,50 @@ impl fmt::Display for Compression {
 
 /// Stateless between pieces: the same piece gives the same bytes wherever it
 /// stands.
-pub(super) enum Compressor {
+pub(super) struct Compressor {
+    encoder: Encoder,
+    /// Where pieces are compressed to: as long as the longest may become, and used again.
+    room: Vec<u8>,
+}
+
+enum Encoder {
     None,
     Gzip(Box<Deflate>),
-    Zstd(i32),
+    Zstd(Box<zstd::bulk::Compressor<'static>>),
 }
 
 impl Compressor {
-    pub(super) fn new(compression: Compression) -> Compressor {
-        match compression {
-            Compression::None => Compressor::None,
+    pub(super) fn new(compression: Compression) -> Result<Compressor, LayerError> {
+        let encoder = match compression {
+            Compression::None => Encoder::None,
             Compression::Gzip { level } => {
                 let level = CompressionLvl::new(i32::from(level)).unwrap_or_default();
-                Compressor::Gzip(Box::new(Deflate::new(level)))
+                Encoder::Gzip(Box::new(Deflate::new(level)))
             }
-            Compression::Zstd { level } => Compressor::Zstd(i32::from(level)),
-        }
+            Compression::Zstd { level } => Encoder::Zstd(Box::new(
+                zstd::bulk::Compressor::new(i32::from(level)).map_err(failed)?,
+            )),
+        };
+        Ok(Compressor { encoder, room: Vec::new() })
     }
 
     pub(super) fn piece(&mut self, tar: &[u8]) -> Result<Vec<u8>, LayerError> {
-        match self {
-            Compressor::None => Ok(tar.to_vec()),
-            Compressor::Gzip(deflate) => {
-                let mut packed = vec![0; deflate.gzip_compress_bound(tar.len())];
-                let length = deflate
-                    .gzip_compress(tar, &mut packed)
-                    .map_err(|error| LayerError::Compress(error.to_string()))?;
-                packed.truncate(length);
-                Ok(packed)
+        let room = &mut self.room;
+        let length = match &mut self.encoder {
+            Encoder::None => return Ok(tar.to_vec()),
+            Encoder::Gzip(deflate) => {
+                room.resize(deflate.gzip_compress_bound(tar.len()).max(room.len()), 0);
+                deflate.gzip_compress(tar, room).map_err(failed)?
             }
-            Compressor::Zstd(level) => zstd::bulk::compress(tar, *level)
-                .map_err(|error| LayerError::Compress(error.to_string())),
-        }
+            Encoder::Zstd(zstd) => {
+                room.resize(zstd::zstd_safe::compress_bound(tar.len()).max(room.len()), 0);
+                zstd.compress_to_buffer(tar, &mut room[..]).map_err(failed)?
+            }
+        };
+        Ok(room[..length].to_vec())
     }
+}
+
+fn failed(error: impl fmt::Display) -> LayerError {
+    LayerError::Compress(error.to_string())
 }

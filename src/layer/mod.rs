@@ -181,7 +181,11 @@ pub fn pack<W: Write>(
             scope.spawn(move || {
                 let mut compressor = compress::Compressor::new(compression);
                 while let Ok(piece) = tar_in.recv() {
-                    if packed_out.send(compressor.piece(&piece)).is_err() {
+                    let packed = match &mut compressor {
+                        Ok(compressor) => compressor.piece(&piece),
+                        Err(error) => Err(LayerError::Compress(error.to_string())),
+                    };
+                    if packed_out.send(packed).is_err() {
                         break;
                     }
                 }
