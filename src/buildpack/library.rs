@@ -98,6 +98,11 @@ fn check(buildpack: &Buildpack) -> Result<(), String> {
     if buildpack.base.iter().any(|base| base.release.is_some() == base.image.is_some()) {
         return Err("a `base` has a `release` or an `image`".to_owned());
     }
+    for fact in &buildpack.facts {
+        if let Some(list) = fact.each.as_ref().filter(|list| !buildpack.lists.contains_key(*list)) {
+            return Err(format!("fact `{}`: there is no list `{list}`", fact.name));
+        }
+    }
     for step in &buildpack.steps {
         let does = [&step.command, &step.take, &step.libraries_of];
         if does.iter().filter(|does| !does.is_empty()).count() != 1 {
@@ -218,6 +223,7 @@ mod tests {
             "outputs = [\"x\"]\nfiles = [\"../x\"]",
             "outputs = []",
             "outputs = [\"x\"]\neach = \"none\"",
+            "outputs = [\"x\"]\n[[fact]]\nname = \"f\"\nvalue = \"x\"\neach = \"none\"",
             "outputs = [\"x\"]\ntake = [\"x\"]",
             "outputs = [\"x\"]\nunits = [{ path = '(?<unit>' }]",
             "outputs = [\"x\"]\nunits = [{ path = '(?<name>x)' }]",

@@ -46,7 +46,7 @@ pub struct Buildpack {
     /// those that are only when they match.
     #[serde(default)]
     pub uses: Vec<String>,
-    /// Lists of words by name, for steps that there are several of.
+    /// Lists of words by name, for steps that there are several of and facts of several lines.
     #[serde(default)]
     pub lists: BTreeMap<String, Vec<String>>,
     /// What it cannot build.
@@ -102,6 +102,9 @@ pub struct Refuse {
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DerivedFact {
+    /// The list of words for which it is asked whether it holds; `${each}` stands for the word
+    /// in what follows but the name, and the value has a line for each for which it does.
+    pub each: Option<String>,
     /// When it holds.
     #[serde(default)]
     pub when: Vec<String>,

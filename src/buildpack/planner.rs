@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::launch::{ProcessWish, launcher_step, processes, start};
 use super::steps::{Maker, in_image, source_step};
 use super::template::{Filled, fill, holds};
-use super::{Buildpack, BuildpackError, Library, StepTemplate};
+use super::{Buildpack, BuildpackError, DerivedFact, Library, StepTemplate};
 use crate::facts::Facts;
 use crate::plan::{Hint, ImageRecipe, LayerRecipe, Plan, Start, Step};
 
@@ -337,13 +337,38 @@ fn choose_base(
     })
 }
 
+impl DerivedFact {
+    /// Conditions and value, once for each word of `each`.
+    fn instances(&self, buildpack: &Buildpack) -> Vec<(Vec<String>, String)> {
+        let Some(list) = &self.each else { return vec![(self.when.clone(), self.value.clone())] };
+        let put = |text: &String, word: &str| text.replace("${each}", word);
+        // The library has checked that there is the list.
+        let words = buildpack.lists.get(list).into_iter().flatten();
+        words
+            .map(|word| {
+                let when = self.when.iter().map(|condition| put(condition, word)).collect();
+                (when, put(&self.value, word))
+            })
+            .collect()
+    }
+}
+
 /// Adds the facts that follow from others.
 fn derive(chain: &[&Buildpack], facts: &mut Facts) -> Result<(), BuildpackError> {
     for buildpack in chain.iter().rev() {
         for derived in &buildpack.facts {
-            if !facts.contains(&derived.name) && holds(&derived.when, facts) {
-                let value = required(&buildpack.name, &derived.value, facts)?;
-                facts.insert(&derived.name, value, format!("buildpack {}", buildpack.name));
+            if facts.contains(&derived.name) {
+                continue;
+            }
+            let mut lines = Vec::new();
+            for (when, value) in derived.instances(buildpack) {
+                if holds(&when, facts) {
+                    lines.push(required(&buildpack.name, &value, facts)?);
+                }
+            }
+            if !lines.is_empty() {
+                let origin = format!("buildpack {}", buildpack.name);
+                facts.insert(&derived.name, lines.join("\n"), origin);
             }
         }
     }
