@@ -1,7 +1,18 @@
-"""Downloads the files that the lock names to /opt/forge/wheels, checked by hash.
+"""Downloads the files that the lock names, checked by hash, and lays them out so that a step
+can take what it installs and nothing else:
 
-Files are kept by hash in /forge/cache between builds, so that a changed lock
-fetches what is new in it.
+    /opt/forge/wheels/source-NAME/   a source archive, of a package that has a step to compile it
+    /opt/forge/wheels/package-NAME/  a wheel, of a package that has a step to install it
+    /opt/forge/wheels/part-N/        other wheels: a package's name decides which part it is in, for ever
+    /opt/forge/wheels/sources/       other source archives
+    /opt/forge/wheels/build/         what sources are built with
+
+Each but the last has its lines of the lock in `locked.txt`. The arguments are three lists of
+words, one a line: the packages that have a step to compile them, those that have one to
+install them, and the parts.
+
+Files are kept by hash in /forge/cache between builds, each with its name beside it, so that
+a changed lock fetches what is new in it and asks an index for nothing else.
 """
 
 import concurrent.futures
@@ -13,6 +24,14 @@ import threading
 
 sys.dont_write_bytecode = True
 from index import LOCK, Index, read
+from pip._vendor.packaging.utils import (
+    InvalidSdistFilename,
+    InvalidWheelFilename,
+    canonicalize_name,
+    parse_sdist_filename,
+    parse_wheel_filename,
+)
+from pip._vendor.packaging.version import InvalidVersion, Version
 
 WHEELS = "/opt/forge/wheels"
 CACHE = "/forge/cache"
@@ -30,33 +49,80 @@ def intact(path, expected):
     return digest.hexdigest() == expected
 
 
+def noted(path, name, version):
+    """The file name in a note, if there is one and it is a name of this package and version."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            filename = file.read()
+        parse = parse_wheel_filename if filename.endswith(".whl") else parse_sdist_filename
+        found = parse(filename)[:2]
+        return filename if found == (canonicalize_name(name), Version(version)) else None
+    except (FileNotFoundError, UnicodeDecodeError, InvalidSdistFilename, InvalidWheelFilename, InvalidVersion):
+        # Then the index is asked, as it is for a file that was never here.
+        return None
+
+
 def fetch(options, name, version, hashes):
-    if not hasattr(local, "index"):
-        local.index = Index(options)
-    link = local.index.best(name, version, hashes)
+    """The path at which a file is kept, its name, and how many bytes were fetched for that."""
     kept = os.path.join(CACHE, hashes[0])
-    fetched = 0
+    note = f"{kept}.name"
     # The folder is shared: what is in it counts only if it is what its name says.
-    if not intact(kept, hashes[0]):
-        local.index.download(link, set(hashes), kept)
-        fetched = os.path.getsize(kept)
-    shutil.copyfile(kept, os.path.join(WHEELS, link.filename))
-    return link.filename, fetched
+    there = intact(kept, hashes[0])
+    filename = noted(note, name, version) if there else None
+    if filename is None:
+        if not hasattr(local, "index"):
+            local.index = Index(options)
+        link = local.index.best(name, version, hashes)
+        filename = link.filename
+        if not there:
+            local.index.download(link, set(hashes), kept)
+        partial = f"{note}.part-{os.getpid()}-{threading.get_ident()}"
+        with open(partial, "w", encoding="utf-8") as file:
+            file.write(filename)
+        os.rename(partial, note)
+    return kept, filename, 0 if there else os.path.getsize(kept)
+
+
+def folder(name, filename, compiled, alone, parts):
+    """Where a package's file lies."""
+    name = canonicalize_name(name)
+    if not filename.endswith(".whl"):
+        return f"source-{name}" if name in compiled else "sources"
+    if name in alone:
+        return f"package-{name}"
+    # Of the name alone, so that a bump moves nothing.
+    number = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big")
+    return f"part-{parts[number % len(parts)]}"
 
 
 def main():
+    compiled, alone, parts = (words.split() for words in sys.argv[1:])
     os.makedirs(WHEELS)
     os.makedirs(CACHE, exist_ok=True)
     locked, options = read(os.path.join(LOCK, "locked.txt"))
     build, _ = read(os.path.join(LOCK, "build.txt"))
-    wanted = sorted({(name, version, tuple(hashes)) for name, version, hashes in locked + build})
-    total = 0
+    entries = lambda found: {(name, version, tuple(hashes)) for name, version, hashes in found}
+    wanted = sorted(entries(locked) | entries(build))
+    files, total = {}, 0
     with concurrent.futures.ThreadPoolExecutor(8) as pool:
-        jobs = [pool.submit(fetch, options, *entry) for entry in wanted]
+        jobs = {pool.submit(fetch, options, *entry): entry for entry in wanted}
         for count, job in enumerate(concurrent.futures.as_completed(jobs), 1):
-            name, fetched = job.result()
+            kept, filename, fetched = job.result()
+            files[jobs[job]] = kept, filename
             total += fetched
-            print(f"{count}/{len(wanted)} {name}{'' if fetched else ' (had it)'}", flush=True)
+            print(f"{count}/{len(wanted)} {filename}{'' if fetched else ' (had it)'}", flush=True)
+    for entry in sorted(entries(locked)):
+        name, version, hashes = entry
+        kept, filename = files[entry]
+        to = os.path.join(WHEELS, folder(name, filename, compiled, alone, parts))
+        os.makedirs(to, exist_ok=True)
+        shutil.copyfile(kept, os.path.join(to, filename))
+        with open(os.path.join(to, "locked.txt"), "a", encoding="utf-8") as file:
+            file.write(f"{name}=={version} --hash=sha256:{hashes[0]}\n")
+    for entry in sorted(entries(build)):
+        kept, filename = files[entry]
+        os.makedirs(os.path.join(WHEELS, "build"), exist_ok=True)
+        shutil.copyfile(kept, os.path.join(WHEELS, "build", filename))
     print(f"{len(wanted)} files, {total / 1e6:.1f} MB downloaded")
 
 

@@ -132,7 +132,7 @@ fn a_compile_that_fails() {
         &forge,
         &app,
         1,
-        &["step `python-packages` failed", "  | ", "all that it printed: "],
+        &["step `python-sources` failed", "  | ", "all that it printed: "],
     );
     let path = story.split("all that it printed: ").nth(1).unwrap().trim();
     assert!(fs::metadata(path).unwrap().len() > 100);

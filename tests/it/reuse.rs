@@ -5,7 +5,10 @@ use std::time::Duration;
 
 use rustix::process::Signal;
 
-use crate::support::{Forge, Server, app, example, folder, give, ran, text, wait, warm, warm_lock};
+use crate::gems::edit;
+use crate::support::{
+    Forge, Server, app, checkout, example, folder, give, ran, text, wait, warm, warm_lock,
+};
 
 #[test]
 fn an_edit_runs_what_reads_it() {
@@ -47,6 +50,46 @@ fn an_edit_runs_what_reads_it() {
     let events = forge.events(&app, &[]);
     // The same versions are found, so the packages are not installed again.
     assert_eq!(ran(&events), ["python-lock"]);
+}
+
+const OLD: &str = "sqlparse==0.6.1 \\
+    --hash=sha256:3be5a72d04c873d690d7c6dedd33d6fae2ef82759881ceec02fc2efd0cba564f \\
+    --hash=sha256:ca722573f848ff2d30e40ea30f53a104b7dea7635ea9285891263eb2c58fb6e7";
+const NEW: &str = "sqlparse==0.6.0 \\
+    --hash=sha256:b861c0288ce2fa56209a9a6412d2e066ac664b3873b89c26c9d8415e8e32996f";
+
+#[test]
+fn a_bumped_package_is_installed_and_no_other_part() {
+    let forge = Forge::new(&warm().0);
+    let app = checkout("sqlparse");
+    edit(&app, "requirements.txt", OLD, NEW);
+    let ran = ran(&forge.events(&app, &[]));
+    // Neither is psycopg2 compiled, nor is Django installed, nor are the other parts.
+    let (installed, others): (Vec<&String>, Vec<&String>) =
+        ran.iter().partition(|step| step.starts_with("python-install "));
+    assert_eq!(installed.len(), 1, "{ran:?}");
+    assert_eq!(others, ["python-lock", "python-fetch", "libraries", "collectstatic"]);
+    let versions = "import sqlparse, django, psycopg2; print(sqlparse.__version__)";
+    let app = app.display().to_string();
+    let run = forge.run(&["run", &app, "--", "python", "-c", versions]);
+    assert_eq!(text(&run.stdout).trim_end(), "0.6.0", "{}", text(&run.stderr));
+}
+
+/// Which steps install, the app's files decide; which packages there are, is known later.
+#[test]
+fn packages_that_only_others_ask_for() {
+    let requirements = "flask==3.1.3\nflask-sqlalchemy==3.1.1\n";
+    let files = [("requirements.txt", requirements), ("Procfile", "web: true\n")];
+    let app = app("others", &files);
+    warm_lock(&app);
+    let forge = Forge::new(&warm().0);
+    let ran = ran(&forge.events(&app, &[]));
+    // SQLAlchemy has a step where the app names it, and here is installed with others.
+    assert!(!ran.contains(&"python-install sqlalchemy".to_owned()), "{ran:?}");
+    let app = app.display().to_string();
+    let import = "import flask_sqlalchemy, sqlalchemy; print(sqlalchemy.__name__)";
+    let run = forge.run(&["run", &app, "--", "python", "-c", import]);
+    assert_eq!(text(&run.stdout).trim_end(), "sqlalchemy", "{}", text(&run.stderr));
 }
 
 /// An app that needs no packages but the warm base, with one step of its own.
