@@ -21,6 +21,7 @@ const BUILT_IN: &[(&str, &str)] = &[
     ("javascript/tools.mjs", include_str!("../../buildpacks/javascript/tools.mjs")),
     ("node.toml", include_str!("../../buildpacks/node.toml")),
     ("python.toml", include_str!("../../buildpacks/python.toml")),
+    ("python/build.py", include_str!("../../buildpacks/python/build.py")),
     ("python/environment.sh", include_str!("../../buildpacks/python/environment.sh")),
     ("python/fetch.py", include_str!("../../buildpacks/python/fetch.py")),
     ("python/index.py", include_str!("../../buildpacks/python/index.py")),
