@@ -7,9 +7,9 @@ can take what it installs and nothing else:
     /opt/forge/wheels/sources/       other source archives
     /opt/forge/wheels/build/         what sources are built with
 
-Each but the last has its lines of the lock in `locked.txt`. The arguments are three lists of
-words, one a line: the packages that have a step to compile them, those that have one to
-install them, and the parts.
+Each but the last has its lines of the lock in `locked.txt`. Three variables are lists of words,
+one a line: COMPILED, packages that have a step to compile them, LARGE, those that have one to
+install them, and PARTS.
 
 Files are kept by hash in /forge/cache between builds, each with its name beside it, so that
 a changed lock fetches what is new in it and asks an index for nothing else.
@@ -83,12 +83,12 @@ def fetch(options, name, version, hashes):
     return kept, filename, 0 if there else os.path.getsize(kept)
 
 
-def folder(name, filename, compiled, alone, parts):
+def folder(name, filename, compiled, large, parts):
     """Where a package's file lies."""
     name = canonicalize_name(name)
     if not filename.endswith(".whl"):
         return f"source-{name}" if name in compiled else "sources"
-    if name in alone:
+    if name in large:
         return f"package-{name}"
     # Of the name alone, so that a bump moves nothing.
     number = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big")
@@ -96,7 +96,9 @@ def folder(name, filename, compiled, alone, parts):
 
 
 def main():
-    compiled, alone, parts = (words.split() for words in sys.argv[1:])
+    # Without such packages the variable is not there.
+    compiled, large = (os.environ.get(name, "").split() for name in ("COMPILED", "LARGE"))
+    parts = os.environ["PARTS"].split()
     os.makedirs(WHEELS)
     os.makedirs(CACHE, exist_ok=True)
     locked, options = read(os.path.join(LOCK, "locked.txt"))
@@ -114,7 +116,7 @@ def main():
     for entry in sorted(entries(locked)):
         name, version, hashes = entry
         kept, filename = files[entry]
-        to = os.path.join(WHEELS, folder(name, filename, compiled, alone, parts))
+        to = os.path.join(WHEELS, folder(name, filename, compiled, large, parts))
         os.makedirs(to, exist_ok=True)
         shutil.copyfile(kept, os.path.join(to, filename))
         with open(os.path.join(to, "locked.txt"), "a", encoding="utf-8") as file:

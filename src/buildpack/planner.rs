@@ -769,25 +769,23 @@ mod tests {
 
     #[test]
     fn a_fact_has_a_line_for_each_word() {
-        let words = |facts: &Facts, step: &str| {
+        let step = |facts: &Facts, step: &str| {
             let planned = planned(facts, &Wishes::default()).expect("a plan").plan;
-            let step = planned.step(step).expect("planned").clone();
-            let command = match &step.action {
-                Action::Command { command, .. } => command.clone(),
-                _ => Vec::new(),
-            };
-            (command, step.root)
+            planned.step(step).expect("planned").clone()
         };
         let mut facts = django();
-        let (command, root) = words(&facts, "python-fetch");
-        assert_eq!((&command[2..4], root.len()), (&["".to_owned(), "".to_owned()][..], 3));
+        let told = step(&facts, "python-fetch").environment;
+        assert!(!told.contains_key("COMPILED") && !told.contains_key("LARGE"), "{told:?}");
         for name in ["django", "psycopg2", "mysqlclient"] {
             facts.insert(format!("python.package.{name}"), "", "requirements.txt:3");
         }
         // In the order of the list.
-        let (command, _) = words(&facts, "python-fetch");
-        assert_eq!(command[2..4], ["mysqlclient\npsycopg2", "django"]);
-        let (_, root) = words(&facts, "python-packages");
+        let told = step(&facts, "python-fetch").environment;
+        assert_eq!(
+            (told["COMPILED"].as_str(), told["LARGE"].as_str()),
+            ("mysqlclient\npsycopg2", "django")
+        );
+        let root = step(&facts, "python-packages").root;
         for step in
             ["python-compile mysqlclient", "python-compile psycopg2", "python-install django"]
         {
