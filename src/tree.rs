@@ -103,16 +103,33 @@ impl Tree {
     /// # Errors
     /// An entry that cannot be read, or that is neither file, directory nor link.
     pub fn scan(root: &Path) -> Result<Tree, TreeError> {
+        Tree::scan_linked(root, &|_| None)
+    }
+
+    /// Reads the tree below `root`, of which some files are links to files that were hashed
+    /// before: `known` gives what was found then, by path.
+    ///
+    /// # Errors
+    /// As [`Tree::scan`].
+    pub fn scan_linked(
+        root: &Path,
+        known: &(dyn Fn(&[u8]) -> Option<Digest> + Sync),
+    ) -> Result<Tree, TreeError> {
         let mut walk = Walk::default();
         walk.directory(root, &mut Vec::new())?;
         let hashed: Result<Vec<(Vec<u8>, Node)>, TreeError> = walk
             .files
             .into_par_iter()
-            .map(|(path, mode)| {
-                let full = root.join(OsStr::from_bytes(&path));
-                let (digest, size) = File::open(&full)
-                    .and_then(Digest::of_reader)
-                    .map_err(|source| TreeError::Io { path: full, source })?;
+            .map(|(path, mode, size)| {
+                let (digest, size) = match known(&path) {
+                    Some(digest) => (digest, size),
+                    None => {
+                        let full = root.join(OsStr::from_bytes(&path));
+                        File::open(&full)
+                            .and_then(Digest::of_reader)
+                            .map_err(|source| TreeError::Io { path: full, source })?
+                    }
+                };
                 Ok((path, Node::File { mode, size, digest }))
             })
             .collect();
@@ -219,7 +236,8 @@ impl Tree {
 #[derive(Default)]
 struct Walk {
     entries: BTreeMap<Vec<u8>, Node>,
-    files: Vec<(Vec<u8>, u32)>,
+    /// Path, mode and length.
+    files: Vec<(Vec<u8>, u32, u64)>,
     first_names: HashMap<(u64, u64), Vec<u8>>,
 }
 
@@ -298,7 +316,7 @@ impl Walk {
                     }
                 }
             }
-            self.files.push((path.to_vec(), metadata.mode() & 0o777));
+            self.files.push((path.to_vec(), metadata.mode() & 0o777, metadata.len()));
         } else if kind.is_char_device() && metadata.rdev() == 0 {
             self.entries.insert(path.to_vec(), Node::Whiteout);
         } else {

@@ -23,7 +23,7 @@ import sys
 import threading
 
 sys.dont_write_bytecode = True
-from index import LOCK, Index, read
+from index import CACHE, LOCK, Index, intact, note, read
 from pip._vendor.packaging.utils import (
     InvalidSdistFilename,
     InvalidWheelFilename,
@@ -34,19 +34,7 @@ from pip._vendor.packaging.utils import (
 from pip._vendor.packaging.version import InvalidVersion, Version
 
 WHEELS = "/opt/forge/wheels"
-CACHE = "/forge/cache"
 local = threading.local()
-
-
-def intact(path, expected):
-    digest = hashlib.sha256()
-    try:
-        with open(path, "rb") as file:
-            while chunk := file.read(1 << 16):
-                digest.update(chunk)
-    except FileNotFoundError:
-        return False
-    return digest.hexdigest() == expected
 
 
 def noted(path, name, version):
@@ -65,10 +53,9 @@ def noted(path, name, version):
 def fetch(options, name, version, hashes):
     """The path at which a file is kept, its name, and how many bytes were fetched for that."""
     kept = os.path.join(CACHE, hashes[0])
-    note = f"{kept}.name"
-    # The folder is shared: what is in it counts only if it is what its name says.
+    name_of_it = f"{kept}.name"
     there = intact(kept, hashes[0])
-    filename = noted(note, name, version) if there else None
+    filename = noted(name_of_it, name, version) if there else None
     if filename is None:
         if not hasattr(local, "index"):
             local.index = Index(options)
@@ -76,10 +63,7 @@ def fetch(options, name, version, hashes):
         filename = link.filename
         if not there:
             local.index.download(link, set(hashes), kept)
-        partial = f"{note}.part-{os.getpid()}-{threading.get_ident()}"
-        with open(partial, "w", encoding="utf-8") as file:
-            file.write(filename)
-        os.rename(partial, note)
+        note(name_of_it, filename)
     return kept, filename, 0 if there else os.path.getsize(kept)
 
 

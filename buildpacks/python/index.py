@@ -8,6 +8,7 @@ environment or netrc.
 import hashlib
 import os
 import re
+import threading
 
 from pip._internal.commands import create_command
 from pip._internal.models.index import PyPI
@@ -18,6 +19,8 @@ from pip._vendor.packaging.specifiers import SpecifierSet
 from pip._vendor.packaging.utils import canonicalize_name
 
 LOCK = "/opt/forge/lock"
+# Survives builds, and other builds write into it too: what is in it counts only if it is what its name says.
+CACHE = "/forge/cache"
 OPTION = re.compile(
     r"^(-i|--index-url|--extra-index-url|-f|--find-links|--trusted-host|--pre|--no-binary|--only-binary)\b"
 )
@@ -65,6 +68,26 @@ def read(path):
     return found, options
 
 
+def intact(path, expected):
+    """Whether there is a file with this sha256."""
+    digest = hashlib.sha256()
+    try:
+        with open(path, "rb") as file:
+            while chunk := file.read(1 << 16):
+                digest.update(chunk)
+    except FileNotFoundError:
+        return False
+    return digest.hexdigest() == expected
+
+
+def note(path, text):
+    """Writes a note, whoever else writes the same one."""
+    partial = f"{path}.part-{os.getpid()}-{threading.get_ident()}"
+    with open(partial, "w", encoding="utf-8") as file:
+        file.write(text)
+    os.rename(partial, path)
+
+
 class Index:
     """Finds and downloads files as pip would."""
 
@@ -77,9 +100,12 @@ class Index:
             arguments = ["--index-url", uv_index, *arguments]
         self.options, _ = command.parse_args([*arguments, "--no-deps", "none"])
         self.session = command._build_session(self.options, retries=5, timeout=60)
+        target = TargetPython()
         self.finder = command._build_package_finder(
-            options=self.options, session=self.session, target_python=TargetPython()
+            options=self.options, session=self.session, target_python=target
         )
+        # Debian 12's pip has the older name.
+        self.tags = target.get_sorted_tags() if hasattr(target, "get_sorted_tags") else target.get_tags()
 
     def tell_uv(self):
         """And the other way round: uv does not read pip's settings."""
@@ -105,6 +131,19 @@ class Index:
                 f"{candidate.link.filename} has sha256 {known}, which is not among the hashes that the lock file allows"
             )
         return candidate.link
+
+    def known(self, name, version, hashes):
+        """The path of the note of which file was best, of a package of which the app names files by hash: that does not
+        change, as long as the same places are asked for the same Python. `None` when it names none."""
+        if not hashes:
+            return None
+        allowed = self.finder.format_control
+        asked = (
+            canonicalize_name(name), version, sorted(hashes), self.finder.index_urls, self.finder.find_links,
+            sorted(allowed.no_binary), sorted(allowed.only_binary), self.options.prefer_binary,
+            [str(tag) for tag in self.tags],
+        )
+        return os.path.join(CACHE, f"best-{hashlib.sha256(repr(asked).encode()).hexdigest()}")
 
     def reach(self, name):
         """Ends with the reason when the index does not answer, which pip's finder keeps to itself."""

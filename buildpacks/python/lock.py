@@ -5,11 +5,15 @@
 
 Arguments: the manager (`uv`, `pip`, `pyproject`), its file, and `all` when every
 requirement in it has hashes.
+
+Which file of a package is best, of those that the app names by hash, is noted in /forge/cache: after a
+bump the index is asked for what was bumped.
 """
 
 import concurrent.futures
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -18,10 +22,12 @@ import tomllib
 import zipfile
 
 sys.dont_write_bytecode = True
-from index import LOCK, OPTION, Index, lines, read
+from index import CACHE, LOCK, OPTION, Index, intact, lines, note, read
 from pip._vendor.packaging.utils import canonicalize_name
 
 PYTHON = "/usr/bin/python3"
+# Of which packages the index was asked for files.
+asked = []
 
 
 def uv(*arguments):
@@ -73,13 +79,37 @@ def demanded(source):
 
 def pinned(index, name, version, hashes, folder):
     """One line of a lock, and the path of the source archive if there is no wheel."""
-    link = index.best(name, version, hashes)
-    digest = link.hash if link.hash_name == "sha256" else None
-    archive = None
-    if digest is None or not link.is_wheel:
-        archive = os.path.join(folder, link.filename)
-        digest = index.download(link, {digest} if digest else set(hashes), archive)
-    return f"{name}=={version} --hash=sha256:{digest}", None if link.is_wheel else archive
+    known = index.known(name, version, hashes)
+    digest, filename = noted(known, hashes) if known else (None, None)
+    archive = os.path.join(folder, filename) if filename and not filename.endswith(".whl") else None
+    if archive:
+        shutil.copyfile(os.path.join(CACHE, digest), archive)
+    elif filename is None:
+        link = index.best(name, version, hashes)
+        asked.append(name)
+        filename, digest = link.filename, link.hash if link.hash_name == "sha256" else None
+        if digest is None or not link.is_wheel:
+            archive = os.path.join(folder, filename)
+            digest = index.download(link, {digest} if digest else set(hashes), archive)
+        if known:
+            note(known, f"{digest} {filename}")
+        if link.is_wheel:
+            archive = None
+    return f"{name}=={version} --hash=sha256:{digest}", archive
+
+
+def noted(path, hashes):
+    """The sha256 and the name of the file in a note, if it can be gone by."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            digest, filename = file.read().split(" ")
+    except (FileNotFoundError, UnicodeDecodeError, ValueError):
+        # Then the index is asked.
+        return None, None
+    plain = os.path.basename(filename) == filename
+    # What a source is built with stands in it.
+    there = filename.endswith(".whl") or intact(os.path.join(CACHE, digest), digest)
+    return (digest, filename) if digest in hashes and plain and there else (None, None)
 
 
 def pin(index, requirements, folder):
@@ -91,6 +121,7 @@ def pin(index, requirements, folder):
 def main():
     manager, source, hashed = sys.argv[1], sys.argv[2], sys.argv[3:] == ["all"]
     os.makedirs(LOCK)
+    os.makedirs(CACHE, exist_ok=True)
     os.chdir("/workspace")
     Index().tell_uv()
     options, insisted = [], {}
@@ -135,7 +166,7 @@ def main():
     for name, pins in (("locked.txt", locked), ("build.txt", sorted(build))):
         with open(os.path.join(LOCK, name), "w", encoding="utf-8") as file:
             file.write("".join(line + "\n" for line in [*options, *pins]))
-    print(f"{len(locked)} packages, {len(sources)} of them from source; {len(build)} to build these")
+    print(f"{len(locked)} packages, {len(sources)} of them from source; {len(build)} to build these; the index was asked for {len(asked)}")
 
 
 main()

@@ -40,7 +40,12 @@ impl Engine<'_> {
             path: out.clone(),
             source,
         })?;
-        Ok(self.store.keep_tree(&out)?)
+        // Of a file that has several names, whichever comes first.
+        let known = |path: &[u8]| match union.get(path) {
+            Some((_, Node::File { digest, .. })) => Some(*digest),
+            _ => None,
+        };
+        Ok(self.store.keep_linked_tree(&out, &known)?)
     }
 }
 
@@ -115,10 +120,8 @@ fn write<'a>(
     for (path, (input, node)) in union {
         let path = Path::new(OsStr::from_bytes(path));
         let to = out.join(path);
-        if let Some(parent) = to.parent() {
-            fs::create_dir_all(parent)?;
-        }
         match node {
+            // A folder comes before what is in it, and `select` leaves none out.
             Node::Directory { .. } => fs::create_dir_all(&to)?,
             Node::Symlink { target } => symlink(OsStr::from_bytes(target), &to)?,
             Node::File { .. } => fs::hard_link(root(*input).join(path), &to)?,
@@ -234,6 +237,12 @@ mod tests {
         let out = folder.path().join("out");
         let union = select(&lists, |path, _| path.starts_with(b"opt"));
         write(&union, |input| &roots[input], &out).expect("written");
+        let known = |path: &[u8]| match &union[path] {
+            (_, Node::File { digest, .. }) => Some(*digest),
+            _ => None,
+        };
+        let scanned = Tree::scan(&out).expect("scan");
+        assert_eq!(Tree::scan_linked(&out, &known).expect("scan"), scanned);
         assert_eq!(
             (crate::plan::key::TAKE, Tree::scan(&out).expect("scan").digest().to_string()),
             (

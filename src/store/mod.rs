@@ -300,8 +300,21 @@ impl Store {
     /// An entry that may not be in an output; a disk that refuses. The folder is
     /// then left where it was.
     pub fn keep_tree(&self, folder: &Path) -> Result<(Digest, Tree), StoreError> {
+        self.keep_linked_tree(folder, &|_| None)
+    }
+
+    /// Takes over a folder with links to files of trees that are kept here: `known` gives what
+    /// is in them, by path, so that nothing is hashed again.
+    ///
+    /// # Errors
+    /// As [`Store::keep_tree`].
+    pub fn keep_linked_tree(
+        &self,
+        folder: &Path,
+        known: &(dyn Fn(&[u8]) -> Option<Digest> + Sync),
+    ) -> Result<(Digest, Tree), StoreError> {
         scratch::normalise(folder)?;
-        let tree = Tree::scan(folder)?;
+        let tree = Tree::scan_linked(folder, known)?;
         let digest = tree.digest();
         // From the check to the list, so that nobody moves away what another has
         // just put there.

@@ -63,12 +63,22 @@ fn a_bumped_package_is_installed_and_no_other_part() {
     let forge = Forge::new(&warm().0);
     let app = checkout("sqlparse");
     edit(&app, "requirements.txt", OLD, NEW);
-    let ran = ran(&forge.events(&app, &[]));
+    let events = forge.events(&app, &[]);
+    let ran = ran(&events);
     // Neither is psycopg2 compiled, nor is Django installed, nor are the other parts.
     let (installed, others): (Vec<&String>, Vec<&String>) =
         ran.iter().partition(|step| step.starts_with("python-install "));
     assert_eq!(installed.len(), 1, "{ran:?}");
     assert_eq!(others, ["python-lock", "python-fetch", "libraries", "collectstatic"]);
+    let said = |line: &str| {
+        let says = |event: &&serde_json::Value| {
+            event["event"] == "step_line"
+                && event["line"].as_str().is_some_and(|said| said.contains(line))
+        };
+        events.iter().any(|event| says(&event))
+    };
+    // Of the others, which file is best was found out before.
+    assert!(said("the index was asked for 1"), "{events:?}");
     let versions = "import sqlparse, django, psycopg2; print(sqlparse.__version__)";
     let app = app.display().to_string();
     let run = forge.run(&["run", &app, "--", "python", "-c", versions]);
