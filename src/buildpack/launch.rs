@@ -1,6 +1,7 @@
 //! How the image starts: the process types, from buildpacks, Procfile and wishes, and the
 //! launcher with its table.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
@@ -127,14 +128,14 @@ pub(super) fn start(chain: &[&Buildpack], wishes: &Wishes) -> Result<Start, Buil
 pub(super) fn launcher_step(
     processes: &BTreeMap<String, Process>,
     start: &Start,
-    launcher: &[u8],
+    launcher: Cow<'static, [u8]>,
 ) -> Step {
     let link = |target: &str| MadeFile::Link { target: target.to_owned() };
     let table = table(processes, start).into_bytes();
     let mut files = BTreeMap::from([
-        (LAUNCHER.to_owned(), MadeFile::File { content: launcher.to_vec(), mode: 0o755 }),
+        (LAUNCHER.to_owned(), MadeFile::File { content: launcher, mode: 0o755 }),
         ("cnb/lifecycle/forge".to_owned(), link("launcher")),
-        (TABLE.to_owned(), MadeFile::File { content: table, mode: 0o644 }),
+        (TABLE.to_owned(), MadeFile::File { content: table.into(), mode: 0o644 }),
     ]);
     for kind in processes.keys() {
         files.insert(format!("cnb/process/{kind}"), link("/cnb/lifecycle/launcher"));

@@ -54,22 +54,35 @@ impl Library {
     /// A file that does not parse.
     pub fn new(files: &BTreeMap<String, String>) -> Result<Library, BuildpackError> {
         let mut library = Library { buildpacks: BTreeMap::new(), files: BTreeMap::new() };
-        let own = files.iter().map(|(path, text)| (path.as_str(), text.as_str()));
-        for (path, text) in BUILT_IN.iter().copied().chain(own) {
-            library.files.insert(path.to_owned(), text.to_owned());
-            if let Some(name) = path.strip_suffix(".toml").filter(|name| !name.contains('/')) {
-                let parse =
-                    |problem: String| BuildpackError::Parse { file: path.to_owned(), problem };
-                let buildpack: Buildpack =
-                    toml::from_str(text).map_err(|error| parse(error.to_string()))?;
-                if buildpack.name != name {
-                    return Err(parse(format!("it calls itself `{}`", buildpack.name)));
-                }
-                check(&buildpack).map_err(parse)?;
-                library.buildpacks.insert(name.to_owned(), buildpack);
-            }
+        // The built-in ones are checked by a test.
+        for (path, text) in BUILT_IN {
+            library.add(path, text, |_| Ok(()))?;
+        }
+        for (path, text) in files {
+            library.add(path, text, check)?;
         }
         Ok(library)
+    }
+
+    fn add(
+        &mut self,
+        path: &str,
+        text: &str,
+        check: impl FnOnce(&Buildpack) -> Result<(), String>,
+    ) -> Result<(), BuildpackError> {
+        self.files.insert(path.to_owned(), text.to_owned());
+        let Some(name) = path.strip_suffix(".toml").filter(|name| !name.contains('/')) else {
+            return Ok(());
+        };
+        let parse = |problem: String| BuildpackError::Parse { file: path.to_owned(), problem };
+        let buildpack: Buildpack =
+            toml::from_str(text).map_err(|error| parse(error.to_string()))?;
+        if buildpack.name != name {
+            return Err(parse(format!("it calls itself `{}`", buildpack.name)));
+        }
+        check(&buildpack).map_err(parse)?;
+        self.buildpacks.insert(name.to_owned(), buildpack);
+        Ok(())
     }
 
     /// Every buildpack, sorted by name.
@@ -179,6 +192,7 @@ mod tests {
         let library = Library::new(&BTreeMap::new()).expect("parses");
         assert!(library.get("django").is_ok());
         for buildpack in library.iter() {
+            assert_eq!(check(buildpack), Ok(()), "{}", buildpack.name);
             for used in &buildpack.uses {
                 assert!(library.get(used.trim_end_matches('?')).is_ok(), "{used}");
             }

@@ -1,5 +1,6 @@
 //! Facts and buildpacks in, plan out.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::launch::{ProcessWish, launcher_step, processes, start};
@@ -35,7 +36,7 @@ pub struct Wishes {
     /// Labels of the image.
     pub labels: BTreeMap<String, String>,
     /// The launcher's bytes.
-    pub launcher: Vec<u8>,
+    pub launcher: Cow<'static, [u8]>,
 }
 
 /// A plan and how it came about.
@@ -104,7 +105,7 @@ pub fn plan(library: &Library, facts: &Facts, wishes: &Wishes) -> Result<Planned
     let environment = maker.image_environment(&chain)?;
     steps.push(source_step("app", "the app's files", &of_app));
     let start = start(&chain, wishes)?;
-    steps.push(launcher_step(&processes, &start, &wishes.launcher));
+    steps.push(launcher_step(&processes, &start, wishes.launcher.clone()));
     layers.push(LayerRecipe { of_app: true, ..LayerRecipe::whole("app") });
     layers.push(LayerRecipe::whole("launcher"));
     let image = ImageRecipe { layers, environment, processes, labels: wishes.labels.clone() };

@@ -14,13 +14,13 @@ use super::machine::{open_store, probe_mode};
 use super::settings::{self, AppSettings, UserSettings};
 use super::{Common, Isolation, notices, registries};
 use crate::buildpack::{self, Library, Planned, Wishes};
-use crate::digest::Fields;
+use crate::digest::{Digest, Fields};
 use crate::event::{Event, Events, FactShown, StepShown};
 use crate::facts::{self, FactError, Facts, Files};
 use crate::lock::{self, Lock};
 use crate::registry::{Access, RegistryError};
 use crate::sandbox::{self, Mode};
-use crate::source::{IgnoredConfig, Rules, Seen, Snapshot};
+use crate::source::{IgnoredConfig, Remembered, Rules, Seen, Snapshot};
 use crate::store::{Store, Table};
 
 /// The launcher that images start with, compiled by the build script.
@@ -69,6 +69,11 @@ pub(super) struct App {
     pub(super) arguments: AppArguments,
     sandbox: Option<Isolation>,
     access: OnceLock<Arc<Access>>,
+}
+
+/// Where it stands what selections of an app's files came to.
+fn selected_key(snapshot: &Snapshot) -> Digest {
+    Fields::new("forge-source-selected").text(&snapshot.root.to_string_lossy()).finish()
 }
 
 impl App {
@@ -124,10 +129,23 @@ impl App {
         if seen != known {
             self.store.put_bytes(Table::Sources, &key, seen.to_bytes())?;
         }
+        let remembered = self.store.bytes(Table::Sources, &selected_key(&snapshot))?;
+        if let Some(remembered) = remembered.and_then(|bytes| Remembered::parse(&bytes)) {
+            snapshot.recall(remembered);
+        }
         Ok(snapshot)
     }
 
-    pub(super) fn facts(&self, snapshot: &Snapshot) -> Result<Facts, Failure> {
+    /// Keeps what selections of the app's files came to, unless it is as it was.
+    pub(super) fn remember(&self, snapshot: &Snapshot) -> Result<(), Failure> {
+        if let Some(remembered) = snapshot.remembered() {
+            let key = selected_key(snapshot);
+            self.store.put_bytes(Table::Sources, &key, remembered.to_bytes())?;
+        }
+        Ok(())
+    }
+
+    fn facts(&self, snapshot: &Snapshot) -> Result<Facts, Failure> {
         let mut facts = facts::collect(&SnapshotFiles(snapshot))
             .map_err(|error| notices::with_left_out(error.into(), snapshot))?;
         if !self.settings.python.extras.is_empty() {
@@ -136,12 +154,14 @@ impl App {
         Ok(facts)
     }
 
-    pub(super) fn plan(
-        &self,
-        snapshot: &Snapshot,
-        facts: &Facts,
-        events: &Events,
-    ) -> Result<Planned, Failure> {
+    pub(super) fn plan(&self, snapshot: &Snapshot, events: &Events) -> Result<Planned, Failure> {
+        let library = || Ok(Library::new(&own_buildpacks(snapshot)?)?);
+        let ((facts, library), of_files) = rayon::join(
+            || rayon::join(|| self.facts(snapshot), library),
+            || notices::of_files(snapshot),
+        );
+        let facts = facts?;
+        let library = library.map_err(|failure| notices::with_left_out(failure, snapshot))?;
         let settings = &self.settings;
         for name in settings.environment.keys().chain(settings.build.environment.keys()) {
             if name.is_empty() || name.contains(['=', '\0']) {
@@ -166,14 +186,9 @@ impl App {
                 .collect(),
             start: settings.start.clone(),
             labels: settings.labels.clone(),
-            launcher: LAUNCHER.to_vec(),
+            launcher: LAUNCHER.into(),
         };
-        let own_buildpacks = own_buildpacks(snapshot)?;
-        let (planned, of_files) = rayon::join(
-            || buildpack::plan(&Library::new(&own_buildpacks)?, facts, &wishes),
-            || notices::of_files(snapshot),
-        );
-        let planned = planned
+        let planned = buildpack::plan(&library, &facts, &wishes)
             .map_err(|error| self.explain(error.into(), snapshot))
             .map_err(|failure| notices::with_left_out(failure, snapshot))?;
         events.send(Event::Detected {

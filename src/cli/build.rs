@@ -127,8 +127,7 @@ pub(super) fn build(common: &Common, arguments: &BuildArguments) -> Result<ExitC
         let app = App::open(common, &arguments.app)?;
         let written: Vec<PathBuf> = outputs.iter().map(|output| output.path.clone()).collect();
         let snapshot = app.snapshot_without(&written)?;
-        let facts = app.facts(&snapshot)?;
-        let mut planned = app.plan(&snapshot, &facts, &events)?;
+        let mut planned = app.plan(&snapshot, &events)?;
         let without_trace = arguments.no_trace || app.settings.build.trace == Some(false);
         if without_trace {
             for step in &mut planned.plan.steps {
@@ -172,6 +171,7 @@ pub(super) fn build(common: &Common, arguments: &BuildArguments) -> Result<ExitC
             match push(&image) {
                 Ok(()) => {
                     app.keep(&image)?;
+                    app.remember(&snapshot)?;
                     events.send(Event::Finished(summary(
                         &app.folder,
                         &planned,
@@ -191,6 +191,7 @@ pub(super) fn build(common: &Common, arguments: &BuildArguments) -> Result<ExitC
             app.save_lock(&lock.text(), &events)?;
             let image = image::assemble(&settings, built.layers.clone())?;
             app.keep(&image)?;
+            app.remember(&snapshot)?;
             for output in &outputs {
                 output.write(&image, &app.store, &tags)?;
                 events.send(Event::Written { to: output.text.clone() });
@@ -320,7 +321,7 @@ impl Work<'_> {
         let mut sources = BTreeMap::new();
         for step in &self.plan.steps {
             if let Action::Source { selection } = &step.action {
-                sources.insert(step.name.clone(), self.snapshot.select(selection)?.digest());
+                sources.insert(step.name.clone(), self.snapshot.selected_digest(selection)?);
             }
         }
         let recipe = Recipe { owners: Vec::new(), compression: self.arguments.compression.value() };

@@ -2,6 +2,7 @@
 //! to others, secrets on their way into the image, files that are not what they
 //! seem. Nothing here changes a file or a plan.
 
+use std::cell::LazyCell;
 use std::fs::{self, File};
 use std::io::Read;
 
@@ -167,8 +168,10 @@ fn secrets(snapshot: &Snapshot) -> Option<Notice> {
 
 /// Scripts in `bin/` that a Linux system does not start.
 fn scripts(snapshot: &Snapshot) -> Option<Notice> {
-    // Built in, and a test uses it.
-    let versioned = Regex::new(r"^#!.*?\b(ruby\d[\w.]*|ruby\.ruby[\d.]+|python\d\.\d+)").ok()?;
+    let versioned = LazyCell::new(|| {
+        // Built in, and a test uses it.
+        Regex::new(r"^#!.*?\b(ruby\d[\w.]*|ruby\.ruby[\d.]+|python\d\.\d+)").ok()
+    });
     let mut problems = Vec::new();
     let mut remedies: Vec<&str> = Vec::new();
     for path in snapshot.files.iter().filter(|path| path.starts_with("bin/")) {
@@ -180,7 +183,7 @@ fn scripts(snapshot: &Snapshot) -> Option<Notice> {
         }
         let (problem, remedy) = if line.ends_with(b"\r") {
             ("has the line ends of Windows".to_owned(), "`dos2unix` mends line ends")
-        } else if let Some(found) = versioned.captures(line) {
+        } else if let Some(found) = versioned.as_ref().and_then(|said| said.captures(line)) {
             let program = String::from_utf8_lossy(&found[1]).into_owned();
             (
                 format!("asks for `{program}`"),

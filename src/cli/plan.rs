@@ -51,8 +51,7 @@ pub(super) fn plan(common: &Common, arguments: &PlanArguments) -> Result<ExitCod
             }
         })?;
         let snapshot = app.snapshot()?;
-        let facts = app.facts(&snapshot)?;
-        let planned = app.plan(&snapshot, &facts, &events)?;
+        let planned = app.plan(&snapshot, &events)?;
         if let Some(step) = &arguments.files {
             let key = run_key(&app.root_name()?, step);
             let run: Option<Run> = app.store.hint(Table::Runs, &key)?;
@@ -154,8 +153,7 @@ pub(super) fn update(common: &Common, arguments: &UpdateArguments) -> Result<Exi
     view::watch(common, |events| {
         let app = App::open(common, &arguments.app)?;
         let snapshot = app.snapshot()?;
-        let facts = app.facts(&snapshot)?;
-        let mut planned = app.plan(&snapshot, &facts, &events)?;
+        let mut planned = app.plan(&snapshot, &events)?;
         let mut lock = Lock::default();
         let base = app.find_base(&mut planned, &mut lock)?;
         Chooser::new(&app, &events, base.as_ref()).choose_all(&mut planned.plan, &mut lock)?;

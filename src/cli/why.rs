@@ -32,8 +32,7 @@ pub(super) fn why(common: &Common, arguments: &WhyArguments) -> Result<ExitCode,
     let text = view::watch(&quiet, |events| {
         let app = App::open(common, &arguments.app)?;
         let snapshot = app.snapshot()?;
-        let facts = app.facts(&snapshot)?;
-        let plan = app.plan(&snapshot, &facts, &events)?.plan;
+        let plan = app.plan(&snapshot, &events)?.plan;
         let step = runnable(&plan, &arguments.step)?;
         let folder = app.root_name()?;
         let last = |step: &Step| -> Result<Option<Run>, Failure> {

@@ -42,8 +42,10 @@ impl Engine<'_> {
             );
         }
         let names: String = needed.packages.iter().map(|name| format!("{name}\n")).collect();
-        let files =
-            [(LIBRARIES.to_owned(), MadeFile::File { content: names.into_bytes(), mode: 0o644 })];
+        let files = [(
+            LIBRARIES.to_owned(),
+            MadeFile::File { content: names.into_bytes().into(), mode: 0o644 },
+        )];
         let tree = self.write_made(&files.into_iter().collect())?;
         Ok((tree, self.store.read_tree(&tree)?))
     }

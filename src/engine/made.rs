@@ -32,7 +32,9 @@ impl Engine<'_> {
         }
         let files = files
             .into_iter()
-            .map(|(path, text)| (path, MadeFile::File { content: text.into_bytes(), mode: 0o644 }))
+            .map(|(path, text)| {
+                (path, MadeFile::File { content: text.into_bytes().into(), mode: 0o644 })
+            })
             .collect();
         self.write_made(&files).map(Some)
     }
@@ -158,7 +160,7 @@ mod tests {
     #[test]
     fn made_files_are_what_the_tree_says() {
         let files = BTreeMap::from([
-            ("a/b/file".to_owned(), MadeFile::File { content: b"x".to_vec(), mode: 0o755 }),
+            ("a/b/file".to_owned(), MadeFile::File { content: b"x".into(), mode: 0o755 }),
             ("a/link".to_owned(), MadeFile::Link { target: "b/file".to_owned() }),
             ("a/c".to_owned(), MadeFile::Folder { mode: 0o1777 }),
         ]);

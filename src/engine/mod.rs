@@ -345,7 +345,7 @@ impl Engine<'_> {
         self.complete(state, index)?;
         let step = self.definition(state, index);
         let (tree, ran) = match &step.action {
-            Action::Source { selection } => (self.snapshot.select(selection)?.digest(), None),
+            Action::Source { selection } => (self.snapshot.selected_digest(selection)?, None),
             Action::Files { files } => (made_tree(files).digest(), None),
             Action::Command { .. }
             | Action::Packages { .. }
@@ -777,7 +777,7 @@ mod tests {
         let tree = |content: &[u8], name: &str| {
             made_tree(&BTreeMap::from([
                 ("same".to_owned(), MadeFile::Folder { mode: 0o755 }),
-                (name.to_owned(), MadeFile::File { content: content.to_vec(), mode: 0o644 }),
+                (name.to_owned(), MadeFile::File { content: content.to_vec().into(), mode: 0o644 }),
             ]))
         };
         assert_eq!(differences(&tree(b"1", "a"), &tree(b"2", "a")), ["a"]);

@@ -34,7 +34,8 @@ pub fn collect(files: &dyn Files, facts: &mut Facts) -> Result<(), FactError> {
     let mut app =
         App { files, folder: &folder, src: facts.contains("python.src"), paths: Vec::new() };
     app.paths = files.paths().iter().filter_map(|path| Some((path, app.inner(path)?))).collect();
-    app.paths.sort_by_key(|(path, inner)| (depth(inner), *path));
+    // They are in order, and stay so where they are equally deep.
+    app.paths.sort_by_cached_key(|(_, inner)| depth(inner));
 
     let by_manage = setting_in(files, &manage)?;
     let package = by_manage.as_ref().and_then(|(module, _)| module.split('.').next());

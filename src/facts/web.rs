@@ -52,10 +52,13 @@ pub fn collect(files: &dyn Files, facts: &mut Facts) -> Result<(), FactError> {
 /// Path, module and text of each file to look through, in order.
 fn candidates(files: &dyn Files, src: bool) -> Result<Vec<(String, String, String)>, FactError> {
     let mut ranked = Vec::new();
-    for path in files.paths().iter().filter(|path| in_app(path)) {
+    for path in files.paths() {
         let inner = if src { path.strip_prefix("src/").unwrap_or(path) } else { path };
         let (folder, name) = inner.rsplit_once('/').unwrap_or(("", inner));
         let Some(rank) = ENTRIES.iter().position(|entry| *entry == name) else { continue };
+        if !in_app(path) {
+            continue;
+        }
         if let Some(module) = module_name(inner).filter(|_| depth(inner) <= DEEPEST) {
             ranked.push((depth(inner), folder, rank, path, module));
         }

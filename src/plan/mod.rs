@@ -8,6 +8,7 @@ pub mod key;
 pub mod recorded;
 mod start;
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use petgraph::graphmap::DiGraphMap;
@@ -161,7 +162,7 @@ pub enum MadeFile {
     File {
         /// Its bytes.
         #[serde(skip)]
-        content: Vec<u8>,
+        content: Cow<'static, [u8]>,
         /// Permission bits.
         mode: u32,
     },

@@ -7,6 +7,7 @@ mod dockerignore;
 mod project;
 mod rules;
 mod seen;
+mod select;
 mod walk;
 
 use std::collections::BTreeMap;
@@ -16,21 +17,20 @@ use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use rayon::prelude::*;
 use thiserror::Error;
 
 use crate::digest::Digest;
-use crate::plan::{APP_FOLDER, Selection};
+use crate::plan::APP_FOLDER;
 use crate::tree::{Node, Tree};
 
 pub use rules::{By, Decision, IgnoredConfig, Matching, Rules, matcher, matching};
 pub use seen::Seen;
+pub use select::Remembered;
+use select::Selected;
 use walk::walk;
-
-/// Files of which one processor finds out whether a selection has them.
-const ASKED_AT_ONCE: usize = 1024;
 
 /// What a file of the app is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -63,8 +63,10 @@ pub struct Snapshot {
     /// The heart of the app that the `.dockerignore` hides, which therefore is for
     /// another image and not used.
     pub unfit_dockerignore: Option<String>,
-    /// What was selected by now, by rules.
-    selected: Arc<Mutex<BTreeMap<Vec<String>, Arc<Tree>>>>,
+    /// A name of the entries, whatever else is so.
+    name: Digest,
+    /// What was selected by now.
+    selected: Arc<Selected>,
 }
 
 /// Why the app's folder cannot be read.
@@ -164,54 +166,10 @@ impl Snapshot {
             entries: walked.entries.into_iter().collect(),
             files,
             decisions: walked.decisions.into_iter().collect(),
+            name: walked.name,
             selected: Arc::default(),
         };
         Ok((snapshot, Seen::new(walked.folders)))
-    }
-
-    /// The files of the selection, as they will stand in the image.
-    ///
-    /// # Errors
-    /// A rule that does not parse.
-    pub fn select(&self, selection: &Selection) -> Result<Arc<Tree>, SourceError> {
-        // Several steps may ask, each several times.
-        let known = || self.selected.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(tree) = known().get(&selection.rules) {
-            return Ok(Arc::clone(tree));
-        }
-        // Not locked meanwhile: others may want other files.
-        let tree = Arc::new(self.selected_now(selection)?);
-        known().insert(selection.rules.clone(), Arc::clone(&tree));
-        Ok(tree)
-    }
-
-    fn selected_now(&self, selection: &Selection) -> Result<Tree, SourceError> {
-        let matching = matching("the plan", selection.rules.iter().map(String::as_str))?;
-        let everything = selection.rules == ["*"];
-        let node = |(path, entry): &(&String, &Entry)| {
-            let node = match entry {
-                Entry::File { executable, size, digest } => Node::File {
-                    mode: if *executable { 0o755 } else { 0o644 },
-                    size: *size,
-                    digest: *digest,
-                },
-                Entry::Link(target) => Node::Symlink { target: target.clone().into_bytes() },
-            };
-            ([APP_FOLDER, path].join("/").into_bytes(), node)
-        };
-        let entries: Vec<_> = self.entries.iter().collect();
-        let chosen = entries.par_chunks(ASKED_AT_ONCE).map(|entries| {
-            // Each remembers folders of its own.
-            let mut matching = matching.clone();
-            let chosen = entries.iter().filter(|(path, _)| everything || matching.matches(path));
-            chosen.map(node).collect::<Vec<_>>()
-        });
-        let chosen: Vec<_> = chosen.collect();
-        let mut tree = Tree { entries: chosen.into_iter().flatten().collect() };
-        tree.entries
-            .insert(APP_FOLDER.as_bytes().to_vec(), Node::Directory { mode: 0o755, opaque: false });
-        tree.add_parents();
-        Ok(tree)
     }
 
     /// Copies the files of a selected tree below `target`, checking that each is
@@ -681,25 +639,5 @@ mod tests {
             let found = snapshot.excluded_by(path).map(|decision| decision.rule.as_str());
             assert_eq!(found, expected, "{path}");
         }
-    }
-
-    #[test]
-    fn a_selection_is_a_tree_that_can_be_copied() {
-        let folder = app(&[("a/x.py", "x"), ("a/t.html", "t"), ("b.py", "b")]);
-        let snapshot = Snapshot::take(folder.path(), &Rules::default()).expect("a snapshot");
-        let selection = Selection { rules: vec!["*".to_owned(), "!*.html".to_owned()] };
-        let tree = snapshot.select(&selection).expect("a tree");
-        let names: Vec<_> =
-            tree.entries.keys().map(|path| String::from_utf8_lossy(path).into_owned()).collect();
-        assert_eq!(names, ["workspace", "workspace/a", "workspace/a/x.py", "workspace/b.py"]);
-        let target = tempfile::tempdir().expect("a folder");
-        snapshot.materialise(&tree, target.path()).expect("copied");
-        assert_eq!(Tree::scan(target.path()).expect("scan"), *tree);
-        fs::write(folder.path().join("b.py"), "changed").expect("write");
-        let again = tempfile::tempdir().expect("a folder");
-        assert!(matches!(
-            snapshot.materialise(&tree, again.path()),
-            Err(SourceError::Changed { .. })
-        ));
     }
 }

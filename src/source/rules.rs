@@ -564,6 +564,8 @@ pub struct Matching {
     rules: Gitignore,
     /// What they say of folders, each asked once.
     folders: HashMap<String, bool>,
+    /// What they say of the folder that was asked for last: the next file is often in it too.
+    last: Option<(String, bool)>,
 }
 
 /// Patterns that take in.
@@ -574,7 +576,7 @@ pub fn matching<'a>(
     origin: &str,
     patterns: impl Iterator<Item = &'a str>,
 ) -> Result<Matching, SourceError> {
-    Ok(Matching { rules: matcher(origin, patterns)?, folders: HashMap::new() })
+    Ok(Matching { rules: matcher(origin, patterns)?, folders: HashMap::new(), last: None })
 }
 
 impl Matching {
@@ -590,11 +592,19 @@ impl Matching {
             Match::None => {}
         }
         let Some((folder, _)) = path.rsplit_once('/') else { return false };
-        if let Some(known) = self.folders.get(folder) {
-            return *known;
+        if let Some((last, is_in)) = &self.last
+            && last == folder
+        {
+            return *is_in;
         }
-        let is_in = self.is_in(folder, true);
-        self.folders.insert(folder.to_owned(), is_in);
+        let is_in = if let Some(known) = self.folders.get(folder) {
+            *known
+        } else {
+            let is_in = self.is_in(folder, true);
+            self.folders.insert(folder.to_owned(), is_in);
+            is_in
+        };
+        self.last = Some((folder.to_owned(), is_in));
         is_in
     }
 }

@@ -26,7 +26,6 @@ const AT_ONCE: usize = 256;
 const LISTED: usize = 32 << 10;
 
 /// What a walk has found, in the order of paths.
-#[derive(Default)]
 pub(super) struct Walked {
     /// The files and links that count.
     pub(super) entries: Vec<(String, Entry)>,
@@ -34,6 +33,8 @@ pub(super) struct Walked {
     pub(super) decisions: Vec<(String, Decision)>,
     /// What the next walk need not find out again.
     pub(super) folders: Vec<(String, Folder)>,
+    /// A name of the entries: where it is the same, they are.
+    pub(super) name: Digest,
 }
 
 /// Walks through all folders below `root` that may hold something that counts, on all
@@ -95,6 +96,8 @@ struct Looked {
     here: Vec<Here>,
     /// What the next walk need not find out again; at first only where that is as it was.
     folder: Option<Folder>,
+    /// A name of those in it that count, if there are any.
+    name: Option<Digest>,
     /// The number of the first folder below it; the others follow.
     below: usize,
 }
@@ -140,15 +143,19 @@ impl Here {
 
 /// Folders as they were looked into, level by level, in the order of paths.
 fn in_order(mut looked: Vec<Looked>) -> Walked {
-    let mut walked = Walked::default();
+    let (mut entries, mut decisions, mut folders) = (Vec::new(), Vec::new(), Vec::new());
+    let mut whole = Fields::new("forge-source-files");
     let mut open = Vec::new();
-    let enter = |number: usize, looked: &mut Vec<Looked>, walked: &mut Walked| {
-        let Looked { path, here, folder, below, .. } = &mut looked[number];
+    let mut enter = |number: usize, looked: &mut Vec<Looked>| {
+        let Looked { path, here, folder, name, below, .. } = &mut looked[number];
         let path = std::mem::take(path);
-        walked.folders.extend(folder.take().map(|folder| (path.clone(), folder)));
+        if let Some(name) = name {
+            whole.text(&path).digest(name);
+        }
+        folders.extend(folder.take().map(|folder| (path.clone(), folder)));
         (path, std::mem::take(here).into_iter(), *below)
     };
-    open.push(enter(0, &mut looked, &mut walked));
+    open.push(enter(0, &mut looked));
     while let Some((folder, here, below)) = open.last_mut() {
         let Some(Here { name, said, needed, found, .. }) = here.next() else {
             open.pop();
@@ -159,7 +166,7 @@ fn in_order(mut looked: Vec<Looked>) -> Walked {
             Found::Folder => {
                 let number = *below;
                 *below += 1;
-                open.push(enter(number, &mut looked, &mut walked));
+                open.push(enter(number, &mut looked));
                 continue;
             }
             Found::Link(target) => Some(Entry::Link(target)),
@@ -169,11 +176,11 @@ fn in_order(mut looked: Vec<Looked>) -> Walked {
             Found::Nothing => None,
         };
         if let Some(decision) = needed.or(said) {
-            walked.decisions.push((path.clone(), *decision));
+            decisions.push((path.clone(), *decision));
         }
-        walked.entries.extend(entry.map(|entry| (path, entry)));
+        entries.extend(entry.map(|entry| (path, entry)));
     }
-    walked
+    Walked { entries, decisions, folders, name: whole.finish() }
 }
 
 impl Walk<'_> {
@@ -230,7 +237,7 @@ impl Walk<'_> {
                 Next { path, ignores: Arc::clone(&ignores), rules }
             })
             .collect();
-        Ok((Looked { path: below, rules, here, folder, below: 0 }, folders))
+        Ok((Looked { path: below, rules, here, folder, name: None, below: 0 }, folders))
     }
 
     /// Looks at an entry of the folder `below`, if it counts. One that has not been touched
@@ -289,8 +296,9 @@ impl Walk<'_> {
         })
     }
 
-    /// Notes what the next walk need not find out again.
+    /// Notes what the next walk need not find out again, and names what counts.
     fn keep(&self, looked: &mut Looked) {
+        looked.name = name(&looked.here);
         if looked.folder.is_some() {
             return;
         }
@@ -305,6 +313,24 @@ impl Walk<'_> {
         });
         looked.folder = Some(Folder::new(looked.rules, &entries.collect::<Vec<_>>()));
     }
+}
+
+/// A name of those that count, folders excepted.
+fn name(here: &[Here]) -> Option<Digest> {
+    let mut fields = Fields::new("forge-source-folder");
+    let mut counted = 0_u64;
+    for Here { name, found, .. } in here {
+        match found {
+            Found::Link(target) => fields.text(name).text("link").text(target),
+            Found::File { executable, content: Some((digest, size)), .. } => {
+                let kind = if *executable { "program" } else { "file" };
+                fields.text(name).text(kind).number(*size).digest(digest)
+            }
+            Found::Nothing | Found::Folder | Found::File { content: None, .. } => continue,
+        };
+        counted += 1;
+    }
+    (counted > 0).then(|| fields.finish())
 }
 
 fn open(at: impl AsFd, path: impl rustix::path::Arg) -> io::Result<OwnedFd> {

@@ -72,7 +72,8 @@ impl Machine {
         fs::create_dir(&app).expect("made");
         let rules = Rules::new(&[], &[], IgnoredConfig::Counts).expect("rules");
         let snapshot = Snapshot::take(&app, &rules).expect("a snapshot");
-        let file = |text: &str| MadeFile::File { content: text.into(), mode: 0o644 };
+        let file =
+            |text: &str| MadeFile::File { content: text.as_bytes().to_vec().into(), mode: 0o644 };
         let files = [("gems/a", "a"), ("gems/b", "b"), ("other", "c")];
         let files = files.map(|(path, text)| (path.to_owned(), file(text))).into();
         let steps = vec![
@@ -325,7 +326,7 @@ fn what_is_pinned_is_in_the_lock() {
 /// A machine of which the gems are split: `b` in a layer of its own, of more than the least size.
 fn split_machine(version: &str) -> Machine {
     let mut machine = Machine::new();
-    let text = |size: usize| MadeFile::File { content: vec![b'x'; size], mode: 0o644 };
+    let text = |size: usize| MadeFile::File { content: vec![b'x'; size].into(), mode: 0o644 };
     let files = [
         ("gems/a-1/x".to_owned(), text(10)),
         (format!("gems/b-{version}/x"), text(5 << 20)),

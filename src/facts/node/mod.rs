@@ -49,8 +49,11 @@ fn folders(files: &dyn Files) -> Result<Vec<String>, FactError> {
         return Ok(vec![String::new()]);
     }
     let mut found = Vec::new();
-    for path in files.paths().iter().filter(|path| depth(path) == 1 && in_app(path)) {
+    for path in files.paths() {
         let Some(folder) = path.strip_suffix("/package.json") else { continue };
+        if depth(path) != 1 || !in_app(path) {
+            continue;
+        }
         // A template of a package.json is not JSON, and not the application's.
         let builds = || match Manifest::read(files, path) {
             Ok(manifest) => manifest.is_some_and(|found| found.at(&["scripts", "build"]).is_some()),

@@ -151,8 +151,8 @@ pub fn dependencies(files: &dyn Files, facts: &mut Facts) -> Result<Option<Manif
     facts.insert("python.inputs", inputs.join("\n"), path);
     record(path, &located, facts);
     let src = files.paths().iter().find(|found| {
-        let parts: Vec<&str> = found.split('/').collect();
-        matches!(parts.as_slice(), ["src", _, "__init__.py"]) && in_app(found)
+        let inner = found.strip_prefix("src/").and_then(|rest| rest.strip_suffix("/__init__.py"));
+        inner.is_some_and(|package| !package.contains('/')) && in_app(found)
     });
     if let Some(src) = src {
         facts.insert("python.src", "src", src);
