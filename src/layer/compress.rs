@@ -6,6 +6,7 @@ use libdeflater::{CompressionLvl, Compressor as Deflate};
 use serde::{Deserialize, Serialize};
 
 use super::LayerError;
+use super::pieces::{Piece, Pool};
 
 /// How a layer's blob is compressed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -67,8 +68,8 @@ impl fmt::Display for Compression {
 /// stands.
 pub(super) struct Compressor {
     encoder: Encoder,
-    /// Where pieces are compressed to: as long as the longest may become, and used again.
-    room: Vec<u8>,
+    /// Of room for the longest that a piece may become.
+    pool: Pool,
 }
 
 enum Encoder {
@@ -78,34 +79,35 @@ enum Encoder {
 }
 
 impl Compressor {
-    pub(super) fn new(compression: Compression) -> Result<Compressor, LayerError> {
-        let encoder = match compression {
-            Compression::None => Encoder::None,
+    /// For pieces of at most `longest` bytes.
+    pub(super) fn new(compression: Compression, longest: usize) -> Result<Compressor, LayerError> {
+        let (encoder, room) = match compression {
+            Compression::None => (Encoder::None, 0),
             Compression::Gzip { level } => {
                 let level = CompressionLvl::new(i32::from(level)).unwrap_or_default();
-                Encoder::Gzip(Box::new(Deflate::new(level)))
+                let mut deflate = Deflate::new(level);
+                let room = deflate.gzip_compress_bound(longest);
+                (Encoder::Gzip(Box::new(deflate)), room)
             }
-            Compression::Zstd { level } => Encoder::Zstd(Box::new(
-                zstd::bulk::Compressor::new(i32::from(level)).map_err(failed)?,
-            )),
+            Compression::Zstd { level } => {
+                let zstd = zstd::bulk::Compressor::new(i32::from(level)).map_err(failed)?;
+                (Encoder::Zstd(Box::new(zstd)), zstd::zstd_safe::compress_bound(longest))
+            }
         };
-        Ok(Compressor { encoder, room: Vec::new() })
+        Ok(Compressor { encoder, pool: Pool::new(room) })
     }
 
-    pub(super) fn piece(&mut self, tar: &[u8]) -> Result<Vec<u8>, LayerError> {
-        let room = &mut self.room;
+    pub(super) fn piece(&mut self, tar: Piece) -> Result<Piece, LayerError> {
+        let mut packed = self.pool.piece();
         let length = match &mut self.encoder {
-            Encoder::None => return Ok(tar.to_vec()),
-            Encoder::Gzip(deflate) => {
-                room.resize(deflate.gzip_compress_bound(tar.len()).max(room.len()), 0);
-                deflate.gzip_compress(tar, room).map_err(failed)?
-            }
+            Encoder::None => return Ok(tar),
+            Encoder::Gzip(deflate) => deflate.gzip_compress(&tar, packed.rest()).map_err(failed)?,
             Encoder::Zstd(zstd) => {
-                room.resize(zstd::zstd_safe::compress_bound(tar.len()).max(room.len()), 0);
-                zstd.compress_to_buffer(tar, &mut room[..]).map_err(failed)?
+                zstd.compress_to_buffer(&tar[..], packed.rest()).map_err(failed)?
             }
         };
-        Ok(room[..length].to_vec())
+        packed.filled(length);
+        Ok(packed)
     }
 }
 

@@ -2,8 +2,8 @@
 //! parts that change apart (`split`). And layers of others become a folder again: see `unpack`.
 //!
 //! ```text
-//! tree ─► tar stream in 1 MiB pieces ─┬─► SHA-256 of the tar (diffID)
-//!                                     └─► compress, one piece a worker ─► in order ─► SHA-256 of the blob, write
+//! tree ─► tar stream, SHA-256 of it (diffID) ─► 1 MiB pieces
+//!      ─► compress, one piece a worker ─► in order ─► SHA-256 of the blob, write
 //! ```
 //!
 //! - The bytes depend on the tree and the [`Recipe`] alone: not on the number of
@@ -16,6 +16,7 @@
 mod ahead;
 mod assign;
 mod compress;
+mod pieces;
 mod split;
 mod tar;
 mod units;
@@ -33,6 +34,7 @@ use crate::tree::Tree;
 
 pub use assign::{Place, assign};
 pub use compress::Compression;
+use pieces::Piece;
 pub use split::{Part, Split, SplitError};
 pub use tar::{Files, Owner};
 pub use units::{Rule, Says};
@@ -41,6 +43,9 @@ pub use unpack::{Lost, Packed, UnpackError, Unpacked, unpack, unpack_tree};
 /// Tar bytes per compressed piece. Part of what the blob's digest depends on:
 /// another size gives other blobs, never another diffID.
 pub const PIECE: usize = 1 << 20;
+
+/// Pieces that wait for a worker, and that wait to be collected from it.
+const AHEAD: usize = 2;
 
 /// Bumped whenever the same tree would be packed to other bytes.
 const PACKING_VERSION: u64 = 1;
@@ -165,24 +170,21 @@ pub fn pack<W: Write>(
     progress: &(dyn Fn(u64) + Sync),
 ) -> Result<Layer, LayerError> {
     let workers = workers.max(1);
-    // Bounded, so that memory does not grow with the layer.
-    let depth = 2 * workers;
     thread::scope(|scope| {
-        let (piece_out, piece_in) = mpsc::sync_channel::<Vec<u8>>(depth);
-        let reader = scope.spawn(move || tar::write(tree, files, &recipe.owners, piece_out));
         let mut to_workers = Vec::new();
         let mut from_workers = Vec::new();
         for _ in 0..workers {
-            let (tar_out, tar_in) = mpsc::sync_channel::<std::sync::Arc<Vec<u8>>>(2);
-            let (packed_out, packed_in) = mpsc::sync_channel::<Result<Vec<u8>, LayerError>>(2);
+            // Bounded, so that memory does not grow with the layer.
+            let (tar_out, tar_in) = mpsc::sync_channel::<Piece>(AHEAD);
+            let (packed_out, packed_in) = mpsc::sync_channel(AHEAD);
             to_workers.push(tar_out);
             from_workers.push(packed_in);
             let compression = recipe.compression;
             scope.spawn(move || {
-                let mut compressor = compress::Compressor::new(compression);
+                let mut compressor = compress::Compressor::new(compression, PIECE);
                 while let Ok(piece) = tar_in.recv() {
                     let packed = match &mut compressor {
-                        Ok(compressor) => compressor.piece(&piece),
+                        Ok(compressor) => compressor.piece(piece),
                         Err(error) => Err(LayerError::Compress(error.to_string())),
                     };
                     if packed_out.send(packed).is_err() {
@@ -191,23 +193,11 @@ pub fn pack<W: Write>(
                 }
             });
         }
+        let reader =
+            scope.spawn(move || tar::write(tree, files, &recipe.owners, to_workers, progress));
+        let mut out = Hasher::new(blob);
         // Pieces go round the workers in turn, so taking turns when collecting
         // puts them in order again.
-        let hashing = scope.spawn(move || {
-            let mut hasher = Hasher::new(std::io::sink());
-            for (turn, piece) in piece_in.into_iter().enumerate() {
-                let piece = std::sync::Arc::new(piece);
-                if to_workers[turn % workers].send(std::sync::Arc::clone(&piece)).is_err() {
-                    break;
-                }
-                progress(piece.len() as u64);
-                // Writing to a sink cannot fail.
-                let _written = hasher.write_all(&piece);
-            }
-            let (diff_id, unpacked, _) = hasher.finish();
-            (diff_id, unpacked)
-        });
-        let mut out = Hasher::new(blob);
         let mut turn = 0;
         while let Ok(packed) = from_workers[turn % workers].recv() {
             out.write_all(&packed?)
@@ -215,10 +205,7 @@ pub fn pack<W: Write>(
             turn += 1;
         }
         let (digest, size, _) = out.finish();
-        let (diff_id, unpacked) = hashing
-            .join()
-            .map_err(|_| LayerError::Compress("the hashing thread ended early".to_owned()))?;
-        reader
+        let (diff_id, unpacked) = reader
             .join()
             .map_err(|_| LayerError::Compress("the reading thread ended early".to_owned()))??;
         Ok(Layer { diff_id, digest, size, unpacked, compression: recipe.compression })

@@ -14,11 +14,15 @@ use std::sync::mpsc::SyncSender;
 
 use serde::{Deserialize, Serialize};
 
+use super::pieces::{Piece, Pool};
 use super::{LayerError, PIECE};
-use crate::digest::Hasher;
+use crate::digest::{Digest, Hasher};
 use crate::tree::{Node, STAMP, Tree};
 
 const BLOCK: usize = 512;
+
+/// Bytes that are read and hashed in one go: few enough to stay in a processor's own cache.
+const AT_ONCE: usize = 128 << 10;
 
 /// Paths in and below `folder` belong to this user and group in the image.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -68,14 +72,16 @@ impl<'a> Files<'a> {
     }
 }
 
-/// Writes the tar in pieces of [`PIECE`] bytes, the last one shorter.
+/// Writes the tar in pieces of [`PIECE`] bytes, the last one shorter, which go to the takers in
+/// turn. `progress` is told the length of each. Says the digest of the tar, and its length.
 pub(super) fn write(
     tree: &Tree,
     files: Files<'_>,
     owners: &[Owner],
-    pieces: SyncSender<Vec<u8>>,
-) -> Result<(), LayerError> {
-    let mut stream = Stream { piece: Vec::with_capacity(PIECE), pieces, closed: false };
+    takers: Vec<SyncSender<Piece>>,
+    progress: &(dyn Fn(u64) + Sync),
+) -> Result<(Digest, u64), LayerError> {
+    let mut stream = Stream::new(takers, progress);
     for (path, node) in &tree.entries {
         if stream.closed {
             break;
@@ -89,11 +95,12 @@ pub(super) fn write(
     // The end of a tar: two blocks of zeros.
     stream.zeros(2 * BLOCK);
     stream.flush();
-    Ok(())
+    let (digest, length, _) = stream.hasher.finish();
+    Ok((digest, length))
 }
 
 fn entry(
-    stream: &mut Stream,
+    stream: &mut Stream<'_>,
     files: Files<'_>,
     path: &[u8],
     node: &Node,
@@ -141,7 +148,7 @@ fn padding(size: u64) -> usize {
 }
 
 fn header(
-    stream: &mut Stream,
+    stream: &mut Stream<'_>,
     name: &[u8],
     mode: u32,
     owner: (u32, u32),
@@ -233,21 +240,30 @@ fn block(
 
 /// Cuts what is added into pieces. `closed` once nobody takes them any more: the
 /// taker has failed and will say why.
-struct Stream {
-    piece: Vec<u8>,
-    pieces: SyncSender<Vec<u8>>,
+struct Stream<'p> {
+    piece: Piece,
+    pool: Pool,
+    /// Where pieces go, in turn.
+    takers: Vec<SyncSender<Piece>>,
+    turn: usize,
+    /// Of all pieces, and of this one as far as it is `hashed`.
+    hasher: Hasher<Sink>,
+    hashed: usize,
+    progress: &'p (dyn Fn(u64) + Sync),
     closed: bool,
 }
 
-impl Stream {
+impl<'p> Stream<'p> {
+    fn new(takers: Vec<SyncSender<Piece>>, progress: &'p (dyn Fn(u64) + Sync)) -> Stream<'p> {
+        let pool = Pool::new(PIECE);
+        let (piece, hasher) = (pool.piece(), Hasher::new(std::io::sink()));
+        Stream { piece, pool, takers, turn: 0, hasher, hashed: 0, progress, closed: false }
+    }
+
     fn add(&mut self, mut bytes: &[u8]) {
         while !bytes.is_empty() && !self.closed {
-            let take = bytes.len().min(PIECE - self.piece.len());
-            self.piece.extend_from_slice(&bytes[..take]);
-            bytes = &bytes[take..];
-            if self.piece.len() == PIECE {
-                self.flush();
-            }
+            bytes = &bytes[self.piece.add(bytes)..];
+            self.grown();
         }
     }
 
@@ -264,35 +280,53 @@ impl Stream {
     ) -> std::io::Result<u64> {
         let mut left = size;
         while left > 0 && !self.closed {
-            let start = self.piece.len();
-            let take = usize::try_from(left).unwrap_or(PIECE).min(PIECE - start);
-            self.piece.resize(start + take, 0);
+            let room = self.piece.rest();
+            let most = usize::try_from(left).unwrap_or(AT_ONCE).min(AT_ONCE).min(room.len());
+            let room = &mut room[..most];
             let read = loop {
-                match file.read(&mut self.piece[start..]) {
+                match file.read(room) {
                     Err(error) if error.kind() == ErrorKind::Interrupted => {}
                     other => break other?,
                 }
             };
-            self.piece.truncate(start + read);
             if let Some(hasher) = hasher {
-                hasher.write_all(&self.piece[start..])?;
+                hasher.write_all(&room[..read])?;
             }
+            self.piece.filled(read);
             if read == 0 {
                 break;
             }
             left -= read as u64;
-            if self.piece.len() == PIECE {
-                self.flush();
-            }
+            self.grown();
         }
         Ok(size - left)
     }
 
-    fn flush(&mut self) {
-        if !self.piece.is_empty() {
-            let piece = std::mem::replace(&mut self.piece, Vec::with_capacity(PIECE));
-            self.closed = self.pieces.send(piece).is_err();
+    /// Hashes what was added while the processor still has it near.
+    fn grown(&mut self) {
+        if self.piece.is_full() {
+            self.flush();
+        } else if self.piece.len() - self.hashed >= AT_ONCE {
+            self.hash();
         }
+    }
+
+    fn hash(&mut self) {
+        // Writing to a sink cannot fail.
+        let _written = self.hasher.write_all(&self.piece[self.hashed..]);
+        self.hashed = self.piece.len();
+    }
+
+    fn flush(&mut self) {
+        if self.piece.is_empty() {
+            return;
+        }
+        self.hash();
+        self.hashed = 0;
+        (self.progress)(self.piece.len() as u64);
+        let piece = std::mem::replace(&mut self.piece, self.pool.piece());
+        self.closed = self.takers[self.turn].send(piece).is_err();
+        self.turn = (self.turn + 1) % self.takers.len();
     }
 }
 
@@ -307,8 +341,8 @@ mod tests {
     fn read_back(tree: &Tree, root: &Path) -> BTreeMap<Vec<u8>, (u8, u64, Vec<u8>)> {
         let (out, pieces) = mpsc::sync_channel(64);
         let owners = [Owner { folder: "app".to_owned(), user: 1000, group: 7 }];
-        write(tree, Files::kept(root), &owners, out).expect("writes");
-        let tar: Vec<u8> = pieces.into_iter().flatten().collect();
+        write(tree, Files::kept(root), &owners, vec![out], &|_| {}).expect("writes");
+        let tar: Vec<u8> = pieces.into_iter().flat_map(|piece| piece.to_vec()).collect();
         assert_eq!(tar.len() % BLOCK, 0);
         let mut archive = ::tar::Archive::new(tar.as_slice());
         archive
