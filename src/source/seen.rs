@@ -168,10 +168,11 @@ impl Seen {
 #[cfg(test)]
 mod tests {
     use std::fs::{self, File, FileTimes};
-    use std::os::unix::fs::PermissionsExt;
+    use std::os::unix::fs::{PermissionsExt, symlink};
     use std::path::Path;
 
     use super::super::tests::app;
+    use super::super::walk::walk;
     use super::super::{By, Entry, IgnoredConfig, Rules, Snapshot};
     use super::*;
 
@@ -238,6 +239,27 @@ mod tests {
         let (again, _) = take(root, &rules, &seen);
         assert!(holds(&again, "a", Digest::of(b"new")));
         assert!(holds(&again, "b", said));
+    }
+
+    #[test]
+    fn memory_follows_what_is_there() {
+        let folder = app(&[("a", "one"), ("sub/b", "two")]);
+        let root = folder.path();
+        symlink("a", root.join("link")).expect("linked");
+        let rules = Rules::default();
+        let rules = rules.of_app(root).expect("rules");
+        // Long after, so that all of it can be kept.
+        let after =
+            |seen: &Seen| Seen::new(walk(root, &rules, seen, i64::MAX).expect("walked").folders);
+        let first = after(&Seen::default());
+        assert_eq!(after(&first), first);
+        fs::rename(root.join("link"), root.join("renamed")).expect("renamed");
+        let second = after(&first);
+        assert_eq!(second, after(&Seen::default()));
+        fs::write(root.join("sub/b"), "three").expect("written");
+        let third = after(&second);
+        assert_eq!(third, after(&Seen::default()));
+        assert!(first != second && second != third);
     }
 
     #[test]
