@@ -332,6 +332,7 @@ mod tests {
                 ("site/base/__init__.py", "from .all import *"),
                 ("site/base/all.py", "# x\nCOMPRESS_OFFLINE = True  # y\n"),
                 ("site/wsgi.py", SERVER),
+                ("aaaa/deep/wsgi.py", ""),
                 ("aaaa/wsgi.py", ""),
                 ("x/locale/de/LC_MESSAGES/django.po", ""),
             ],

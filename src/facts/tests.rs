@@ -136,6 +136,7 @@ fn uv() {
             ("requirements.txt", "export==1"),
             ("pyproject.toml", "[project]\nname = \"x\"\n[build-system]\nrequires = []\n"),
             ("libs/m/pyproject.toml", ""),
+            ("src/a/b/__init__.py", ""),
             ("src/x/__init__.py", ""),
         ],
         Ok(&[
