@@ -56,6 +56,11 @@ pub fn given<'p>(plan: &'p Plan, step: &Step) -> Option<&'p Selection> {
 }
 
 impl Run {
+    /// Nothing but the reasons.
+    pub(super) fn because(reasons: Vec<Reason>) -> Run {
+        Run { reasons, ..Run::default() }
+    }
+
     /// What a step would run with now. `app` are the files that it is given, `tree` tells
     /// of other inputs what is known.
     #[must_use]
@@ -169,35 +174,33 @@ fn differing<T: PartialEq>(now: &BTreeMap<String, T>, then: &BTreeMap<String, T>
 }
 
 impl Engine<'_> {
-    /// What a step is about to run with, and why.
-    pub(super) fn begin_run(&self, state: &State, step: &Step) -> Result<Run, EngineError> {
-        let mut run = self.run_now(state, step)?;
-        run.reasons = match self.last_run(step)? {
-            None => vec![Reason::First],
-            Some(before) => run.reasons(&before),
-        };
-        if run.reasons.is_empty() {
-            run.reasons.push(Reason::Lost);
-        }
-        Ok(run)
+    /// Why a step is about to run. What it runs with is noted when it has ended: the names of
+    /// all files take room, and meanwhile other steps run too.
+    pub(super) fn reasons_to_run(
+        &self,
+        state: &State,
+        step: &Step,
+    ) -> Result<Vec<Reason>, EngineError> {
+        let Some(before) = self.last_run(step)? else { return Ok(vec![Reason::First]) };
+        let reasons = self.run_now(state, step)?.reasons(&before);
+        Ok(if reasons.is_empty() { vec![Reason::Lost] } else { reasons })
     }
 
-    /// Notes a run that has ended well, or a result that was found.
+    /// Notes a run that has ended well, or a result that was found, with what is known of `last`
+    /// time: the reasons, and what was read.
     pub(super) fn note_run(
         &self,
         state: &State,
         step: &Step,
         key: &Digest,
-        run: Run,
+        last: Run,
     ) -> Result<(), EngineError> {
-        let recorded = state.recorded[self.index(&step.name)].get();
-        let run = match recorded {
-            Some(recorded) => {
-                Run { read: Some(recorded.read.clone()), weak: Some(recorded.weak), ..run }
-            }
-            None if step.traced => run,
-            None => Run { read: None, weak: None, ..run },
+        let (read, weak) = match state.recorded[self.index(&step.name)].get() {
+            Some(recorded) => (Some(recorded.read.clone()), Some(recorded.weak)),
+            None if step.traced => (last.read, last.weak),
+            None => (None, None),
         };
+        let run = Run { reasons: last.reasons, read, weak, ..self.run_now(state, step)? };
         self.store.put(Table::Runs, &run_key(self.folder, &step.name), &run)?;
         Ok(self.store.put(Table::Runs, &self.found_key(step), key)?)
     }
@@ -214,11 +217,9 @@ impl Engine<'_> {
         if !is_told(step) || self.store.hint(Table::Runs, &self.found_key(step))? == Some(key) {
             return Ok(());
         }
-        let last = self.last_run(step)?.unwrap_or_default();
         // What it reads is known from before, where nobody looked it up this time.
-        let Run { reasons, read, weak, .. } = last;
-        let run = Run { reasons, read, weak, ..self.run_now(state, step)? };
-        self.note_run(state, step, &key, run)
+        let last = self.last_run(step)?.unwrap_or_default();
+        self.note_run(state, step, &key, last)
     }
 
     /// Where the key of what is noted of a step stands.

@@ -4,7 +4,7 @@ use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use super::made::made_tree;
-use super::{Done, Engine, EngineError, Output, State};
+use super::{Done, Engine, EngineError, Output, Run, State};
 use crate::digest::{Digest, Fields};
 use crate::event::{Event, Reason, ReusedFrom};
 use crate::lock::Pin;
@@ -232,9 +232,9 @@ impl Engine<'_> {
         inputs: &[Digest],
     ) -> Result<Digest, EngineError> {
         self.ensure_inputs(state, step, inputs)?;
-        let run = self.begin_run(state, step)?;
+        let reasons = self.reasons_to_run(state, step)?;
         let started = Instant::now();
-        self.started(step, run.reasons.clone());
+        self.started(step, reasons.clone());
         let made = self.act(state, step, key, inputs).and_then(|acted| {
             if self.check && !step.network {
                 let again = self.act(state, step, key, inputs)?;
@@ -255,7 +255,7 @@ impl Engine<'_> {
             self.keep_reads(state, step, &traced, reads.as_ref(), tree)?;
         }
         self.store.put(Table::Outputs, key, &Output::made(step, tree))?;
-        self.note_run(state, step, key, run)?;
+        self.note_run(state, step, key, Run::because(reasons))?;
         self.finished(state, step, started, tree, &list);
         Ok(tree)
     }
