@@ -16,7 +16,6 @@ use crate::engine::{Run, run_key};
 use crate::event::FactShown;
 use crate::lock::Lock;
 use crate::plan::{Action, Step};
-use crate::store::Table;
 
 #[derive(Clone, Debug, Args)]
 pub(super) struct PlanArguments {
@@ -54,7 +53,7 @@ pub(super) fn plan(common: &Common, arguments: &PlanArguments) -> Result<ExitCod
         let planned = app.plan(&snapshot, &events)?;
         if let Some(step) = &arguments.files {
             let key = run_key(&app.root_name()?, step);
-            let run: Option<Run> = app.store.hint(Table::Runs, &key)?;
+            let run = Run::noted(&app.store, &key)?;
             let read = run.and_then(|run| run.read);
             return files::text(&snapshot, &planned.plan, step, read.as_ref());
         }

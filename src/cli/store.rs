@@ -72,7 +72,7 @@ fn keep(store: &Store) -> Result<Keep<'_>, StoreError> {
     // What a step reads is of use where the step was built last; path sets may be large.
     let mut recordings = BTreeSet::new();
     for key in store.keys(Table::Runs)? {
-        recordings.extend(store.hint::<Run>(Table::Runs, &key)?.and_then(|run| run.weak));
+        recordings.extend(Run::noted(store, &key)?.and_then(|run| run.weak));
     }
     let layers = blobs.clone();
     let records = move |table, key: &Digest| {

@@ -13,7 +13,6 @@ use crate::engine::{Run, given, run_key};
 use crate::event::Reason;
 use crate::plan::{APP_FOLDER, Action, Plan, Step};
 use crate::source::Snapshot;
-use crate::store::Table;
 
 #[derive(Clone, Debug, Args)]
 pub(super) struct WhyArguments {
@@ -36,7 +35,7 @@ pub(super) fn why(common: &Common, arguments: &WhyArguments) -> Result<ExitCode,
         let step = runnable(&plan, &arguments.step)?;
         let folder = app.root_name()?;
         let last = |step: &Step| -> Result<Option<Run>, Failure> {
-            Ok(app.store.hint(Table::Runs, &run_key(&folder, &step.name))?)
+            Ok(Run::noted(&app.store, &run_key(&folder, &step.name))?)
         };
         let Some(run) = last(step)? else {
             let what = format!("the app was not built with step `{}` on this machine", step.name);

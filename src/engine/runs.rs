@@ -13,7 +13,7 @@ use crate::event::Reason;
 use crate::plan::key::key;
 use crate::plan::recorded::PathSet;
 use crate::plan::{Action, Plan, Selection, Step};
-use crate::store::Table;
+use crate::store::{Store, StoreError, Table};
 use crate::tree::{Node, Tree};
 
 /// What a step's result was made or found with.
@@ -29,8 +29,9 @@ pub struct Run {
     packages: Option<Digest>,
     /// Its inputs but for the app's files: step → tree. None where they are not known.
     inputs: BTreeMap<String, Option<Digest>>,
-    /// The app's files that it was given: path → what it is, besides its content, and that.
-    files: BTreeMap<String, (String, Option<Digest>)>,
+    /// The app's files that it was given.
+    #[serde(skip)]
+    files: Files,
     /// Those of them that it read; `None` when all count.
     pub read: Option<PathSet>,
     /// The weak key under which that is recorded.
@@ -38,6 +39,77 @@ pub struct Run {
     pub weak: Option<Digest>,
     /// Why it last ran; none when it has not run for this folder.
     pub reasons: Vec<Reason>,
+}
+
+/// The app's files that a step was given, sorted by path. As bytes: there may be very many.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Files(Vec<u8>);
+
+/// One of them: its path, what it is, and its content.
+type GivenFile<'f> = (&'f str, Is<'f>, Option<Digest>);
+
+/// What a file is, besides its content.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+enum Is<'f> {
+    /// With its mode.
+    Folder(u32),
+    File(u32),
+    Link(&'f [u8]),
+    HardLink(&'f [u8]),
+    Gone,
+}
+
+impl Files {
+    fn of(app: &Tree) -> Files {
+        let mut bytes = Vec::new();
+        for (path, node) in &app.entries {
+            let (is, content) = match node {
+                Node::Directory { mode, .. } => (Is::Folder(*mode), None),
+                Node::File { mode, digest, .. } => (Is::File(*mode), Some(*digest)),
+                Node::Symlink { target } => (Is::Link(target), None),
+                Node::HardLink { to } => (Is::HardLink(to), None),
+                Node::Whiteout => (Is::Gone, None),
+            };
+            // All of the app's names are text; only a type that cannot be written at all fails.
+            let file: GivenFile<'_> = (&String::from_utf8_lossy(path), is, content);
+            bytes = postcard::to_extend(&file, bytes).unwrap_or_default();
+        }
+        Files(bytes)
+    }
+
+    /// As far as they can be read.
+    fn iter(&self) -> impl Iterator<Item = GivenFile<'_>> {
+        let mut rest = self.0.as_slice();
+        std::iter::from_fn(move || {
+            let (file, more) = postcard::take_from_bytes(rest).ok()?;
+            rest = more;
+            Some(file)
+        })
+    }
+
+    /// Those that are not what they were: then, and now.
+    fn differing<'f>(
+        &'f self,
+        then: &'f Files,
+    ) -> impl Iterator<Item = (Option<GivenFile<'f>>, Option<GivenFile<'f>>)> {
+        let (mut then, mut now) = (then.iter().peekable(), self.iter().peekable());
+        std::iter::from_fn(move || {
+            loop {
+                let (before, after) = (then.peek().copied(), now.peek().copied());
+                let pair = match (before, after) {
+                    (None, None) => return None,
+                    (Some(before), Some(after)) if before.0 < after.0 => (Some(before), None),
+                    (Some(before), Some(after)) if before.0 > after.0 => (None, Some(after)),
+                    pair => pair,
+                };
+                pair.0.and_then(|_| then.next());
+                pair.1.and_then(|_| now.next());
+                if pair.0 != pair.1 {
+                    return Some(pair);
+                }
+            }
+        })
+    }
 }
 
 /// Where the note of a step is kept, of the app in a folder.
@@ -101,19 +173,31 @@ impl Run {
         };
         run.inputs =
             step.root.iter().filter(is_made).map(|name| (name.clone(), tree(name))).collect();
-        for (path, node) in app.iter().flat_map(|app| &app.entries) {
-            let (is, content) = match node {
-                Node::Directory { mode, .. } => (format!("folder {mode:o}"), None),
-                Node::File { mode, digest, .. } => (format!("file {mode:o}"), Some(*digest)),
-                Node::Symlink { target } => {
-                    (format!("link to {}", String::from_utf8_lossy(target)), None)
-                }
-                Node::HardLink { to } => (format!("is {}", String::from_utf8_lossy(to)), None),
-                Node::Whiteout => ("gone".to_owned(), None),
-            };
-            run.files.insert(String::from_utf8_lossy(path).into_owned(), (is, content));
-        }
+        run.files = app.map(Files::of).unwrap_or_default();
         run
+    }
+
+    /// What is noted under [`run_key`]; `None` where nothing is that can be read.
+    ///
+    /// # Errors
+    /// The note cannot be read.
+    pub fn noted(store: &Store, key: &Digest) -> Result<Option<Run>, StoreError> {
+        Ok(store.bytes(Table::Runs, key)?.and_then(|bytes| Run::parse(&bytes)))
+    }
+
+    /// A line that is all but the files, and these.
+    fn to_bytes(&self) -> Vec<u8> {
+        // Only a type that cannot be written at all fails, and no value of it can be kept.
+        let mut bytes = serde_json::to_vec(self).unwrap_or_default();
+        bytes.push(b'\n');
+        bytes.extend_from_slice(&self.files.0);
+        bytes
+    }
+
+    fn parse(bytes: &[u8]) -> Option<Run> {
+        let end = bytes.iter().position(|byte| *byte == b'\n')?;
+        let run: Run = serde_json::from_slice(&bytes[..end]).ok()?;
+        Some(Run { files: Files(bytes[end + 1..].to_vec()), ..run })
     }
 
     /// What of this run differs from an earlier one, and may decide.
@@ -140,19 +224,18 @@ impl Run {
                 found.push(Reason::Input { step });
             }
         }
-        for path in differing(&self.files, &before.files) {
-            let (then, now) = (before.files.get(&path), self.files.get(&path));
-            let reason = match (then, now) {
-                (None, _) => Reason::FileAdded { path },
-                (_, None) => Reason::FileRemoved { path },
-                (Some((then, _)), Some((now, _))) if then != now => Reason::FileIs { path },
-                _ if before.read.as_ref().is_none_or(|read| read.0.contains(&path)) => {
-                    Reason::FileChanged { path }
-                }
-                _ => continue,
-            };
-            found.push(reason);
-        }
+        let counts = |path: &str| before.read.as_ref().is_none_or(|read| read.0.contains(path));
+        found.extend(self.files.differing(&before.files).filter_map(|pair| match pair {
+            (None, None) => None,
+            (None, Some((path, ..))) => Some(Reason::FileAdded { path: path.to_owned() }),
+            (Some((path, ..)), None) => Some(Reason::FileRemoved { path: path.to_owned() }),
+            (Some((path, then, _)), Some((_, now, _))) if then != now => {
+                Some(Reason::FileIs { path: path.to_owned() })
+            }
+            (Some((path, ..)), Some(_)) => {
+                counts(path).then(|| Reason::FileChanged { path: path.to_owned() })
+            }
+        }));
         found
     }
 }
@@ -201,8 +284,10 @@ impl Engine<'_> {
             None => (None, None),
         };
         let run = Run { reasons: last.reasons, read, weak, ..self.run_now(state, step)? };
-        self.store.put(Table::Runs, &run_key(self.folder, &step.name), &run)?;
-        Ok(self.store.put(Table::Runs, &self.found_key(step), key)?)
+        let note = run_key(self.folder, &step.name);
+        self.store.put_bytes(Table::Runs, &note, run.to_bytes())?;
+        let key = key.bytes().to_vec();
+        Ok(self.store.put_bytes(Table::Runs, &self.found_key(step), key)?)
     }
 
     /// Notes what a result was found with, unless it is as it was: what nothing was done for
@@ -214,7 +299,11 @@ impl Engine<'_> {
         inputs: &[Digest],
     ) -> Result<(), EngineError> {
         let key = key(step, self.platform, inputs);
-        if !is_told(step) || self.store.hint(Table::Runs, &self.found_key(step))? == Some(key) {
+        if !is_told(step) {
+            return Ok(());
+        }
+        let noted = self.store.bytes(Table::Runs, &self.found_key(step))?;
+        if noted.is_some_and(|noted| noted == key.bytes()) {
             return Ok(());
         }
         // What it reads is known from before, where nobody looked it up this time.
@@ -228,7 +317,7 @@ impl Engine<'_> {
     }
 
     fn last_run(&self, step: &Step) -> Result<Option<Run>, EngineError> {
-        Ok(self.store.hint(Table::Runs, &run_key(self.folder, &step.name))?)
+        Ok(Run::noted(self.store, &run_key(self.folder, &step.name))?)
     }
 
     fn run_now(&self, state: &State, step: &Step) -> Result<Run, EngineError> {
@@ -313,6 +402,20 @@ mod tests {
             named(&run(|_| {}, &fewer, Some("1"))),
             [Reason::FileRemoved { path: path("a") }]
         );
+    }
+
+    #[test]
+    fn there_and_back() {
+        let mut files = app(&[("a", 0o644, "1"), ("b\n", 0o755, "1")]);
+        files.entries.insert(b"c".to_vec(), Node::Symlink { target: b"\xff".to_vec() });
+        files.add_parents();
+        let run = run(|_| {}, &files, Some("1"));
+        let bytes = run.to_bytes();
+        assert_eq!(run.files.iter().count(), 3);
+        assert_eq!(Run::parse(&bytes), Some(run));
+        for damaged in [&bytes[1..], &bytes[..9], b""] {
+            assert_eq!(Run::parse(damaged), None);
+        }
     }
 
     #[test]

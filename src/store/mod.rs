@@ -155,14 +155,14 @@ impl Table {
             Table::Bases => "bases-1",
             Table::Places => "places-1",
             Table::Recordings => "recordings-1",
-            Table::Runs => "runs-1",
+            Table::Runs => "runs-2",
             Table::Sources => "sources-2",
         }
     }
 
     /// Whether its values are bytes of their writer's own making.
     fn holds_bytes(self) -> bool {
-        self == Table::Sources
+        matches!(self, Table::Sources | Table::Runs)
     }
 }
 
