@@ -111,15 +111,20 @@ fn advice(said: &str, target: &str) -> String {
     }
 }
 
-/// The launcher's source files, sorted.
-#[allow(dead_code, reason = "the launcher's tests take this file as a module")]
-fn sources(root: &Path) -> Vec<PathBuf> {
-    let folder = root.join(SOURCES);
-    let entries = fs::read_dir(&folder).unwrap_or_else(|err| panic!("{}: {err}", folder.display()));
-    let mut sources: Vec<PathBuf> = entries
-        .map(|entry| entry.unwrap_or_else(|err| panic!("{}: {err}", folder.display())).path())
-        .filter(|path| path.extension().is_some_and(|extension| extension == "rs"))
-        .collect();
+/// The launcher's source files, sorted; its tests in a folder of their own are not among them.
+pub fn sources(root: &Path) -> Vec<PathBuf> {
+    let (mut sources, mut folders) = (Vec::new(), vec![root.join(SOURCES)]);
+    while let Some(folder) = folders.pop() {
+        let listed = fs::read_dir(&folder).and_then(Iterator::collect::<Result<Vec<_>, _>>);
+        for entry in listed.unwrap_or_else(|err| panic!("{}: {err}", folder.display())) {
+            let path = entry.path();
+            if path.is_dir() && !path.ends_with("tests") {
+                folders.push(path);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                sources.push(path);
+            }
+        }
+    }
     sources.sort();
     sources
 }

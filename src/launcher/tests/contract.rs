@@ -338,15 +338,12 @@ fn the_static_launcher() {
     let first = fixture.0.join("first");
     compile(&repository, &first);
 
-    // The same bytes from a copy in another folder.
+    // The same bytes from a copy in another folder; what `build.rs` watches is all there is to it.
     let copy = fixture.0.join("a copy/of the sources");
-    fs::create_dir_all(copy.join("src/launcher")).expect("the folder can be made");
-    for entry in fs::read_dir(env!("CARGO_MANIFEST_DIR")).expect("the folder can be read") {
-        let path = entry.expect("the folder can be read").path();
-        if path.extension().is_some_and(|extension| extension == "rs") {
-            let name = path.file_name().expect("a file has a name");
-            fs::copy(&path, copy.join("src/launcher").join(name)).expect("the file can be copied");
-        }
+    for path in build::sources(&repository) {
+        let to = copy.join(path.strip_prefix(&repository).expect("it lies there"));
+        fs::create_dir_all(to.parent().expect("a folder")).expect("the folder can be made");
+        fs::copy(&path, to).expect("the file can be copied");
     }
     let second = fixture.0.join("second");
     compile(&copy, &second);
