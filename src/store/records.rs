@@ -1,0 +1,180 @@
+//! Small values by key, in tables.
+
+use std::fs;
+use std::io;
+use std::path::PathBuf;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::{Store, StoreError, failed};
+use crate::digest::Digest;
+
+/// A kind of record; each has its own folder and format number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Table {
+    /// Step key → output.
+    Outputs,
+    /// Tree digest and packing recipe → packed layer.
+    Layers,
+    /// Tree digest and how it is split → its parts.
+    Splits,
+    /// Manifest digest → what the image is made of.
+    Images,
+    /// What the name of an image under apps stands for → what it is made of.
+    Bases,
+    /// Manifest digest → repositories that the image was pushed to.
+    Places,
+    /// Weak key of a traced step → what its runs have read.
+    Recordings,
+    /// An app's folder and a step → its last run, for people.
+    Runs,
+    /// An app's folder → what its files were when they were last read.
+    Sources,
+}
+
+impl Table {
+    pub(super) const ALL: [Table; 9] = [
+        Table::Outputs,
+        Table::Layers,
+        Table::Splits,
+        Table::Images,
+        Table::Bases,
+        Table::Places,
+        Table::Recordings,
+        Table::Runs,
+        Table::Sources,
+    ];
+
+    pub(super) fn folder(self) -> &'static str {
+        match self {
+            Table::Outputs => "outputs-1",
+            Table::Layers => "layers-1",
+            Table::Splits => "splits-1",
+            Table::Images => "images-1",
+            Table::Bases => "bases-1",
+            Table::Places => "places-1",
+            Table::Recordings => "recordings-1",
+            Table::Runs => "runs-2",
+            Table::Sources => "sources-2",
+        }
+    }
+
+    /// Whether its values are bytes of their writer's own making.
+    pub(super) fn holds_bytes(self) -> bool {
+        matches!(self, Table::Sources | Table::Runs)
+    }
+}
+
+impl Store {
+    pub(super) fn record_path(&self, table: Table, key: &Digest) -> PathBuf {
+        self.root.join("records").join(table.folder()).join(key.hex())
+    }
+
+    /// The value recorded for `key`, of what only saves work or is for people: what does not
+    /// parse, perhaps as another version of this program wrote it, is absent.
+    ///
+    /// # Errors
+    /// The record cannot be read.
+    pub fn hint<T: DeserializeOwned>(
+        &self,
+        table: Table,
+        key: &Digest,
+    ) -> Result<Option<T>, StoreError> {
+        match self.get(table, key) {
+            Err(StoreError::Record { .. }) => Ok(None),
+            other => other,
+        }
+    }
+
+    /// Bytes that only save work, as [`Store::put_bytes`] wrote them; damaged ones are absent.
+    ///
+    /// # Errors
+    /// The record cannot be read.
+    pub fn bytes(&self, table: Table, key: &Digest) -> Result<Option<Vec<u8>>, StoreError> {
+        let path = self.record_path(table, key);
+        let mut bytes = match fs::read(&path) {
+            Ok(bytes) => bytes,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(failed("read", &path)(error)),
+        };
+        let length = bytes.len().saturating_sub(Digest::LENGTH);
+        let whole = Digest::of(&bytes[..length]).bytes() == &bytes[length..];
+        bytes.truncate(length);
+        Ok(whole.then_some(bytes))
+    }
+
+    /// Records bytes for `key`, with their digest behind them; the last writer wins.
+    ///
+    /// # Errors
+    /// The disk refused.
+    pub fn put_bytes(
+        &self,
+        table: Table,
+        key: &Digest,
+        mut bytes: Vec<u8>,
+    ) -> Result<(), StoreError> {
+        let digest = Digest::of(&bytes);
+        bytes.extend_from_slice(digest.bytes());
+        self.write_atomically(&self.record_path(table, key), &bytes)
+    }
+
+    /// All keys for which a table has records, in no order.
+    ///
+    /// # Errors
+    /// The disk refused.
+    pub fn keys(&self, table: Table) -> Result<Vec<Digest>, StoreError> {
+        let named = self.named(&self.root.join("records").join(table.folder()), "")?;
+        Ok(named.into_iter().map(|(_, key)| key).collect())
+    }
+
+    /// Forgets what is recorded for `key`.
+    ///
+    /// # Errors
+    /// The disk refused.
+    pub fn remove(&self, table: Table, key: &Digest) -> Result<(), StoreError> {
+        let path = self.record_path(table, key);
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                Err(failed("remove", &path)(error))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The value recorded for `key`, or `None`.
+    ///
+    /// # Errors
+    /// The record cannot be read. One that does not parse counts as absent only
+    /// to [`Store::verify`]; here it is an error, as its writer was this program.
+    pub fn get<T: DeserializeOwned>(
+        &self,
+        table: Table,
+        key: &Digest,
+    ) -> Result<Option<T>, StoreError> {
+        let path = self.record_path(table, key);
+        match fs::read(&path) {
+            Ok(bytes) => serde_json::from_slice(&bytes)
+                .map(Some)
+                .map_err(|source| StoreError::Record { path, source }),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(failed("read", &path)(error)),
+        }
+    }
+
+    /// Records `value` for `key`; the last writer wins.
+    ///
+    /// # Errors
+    /// The disk refused.
+    pub fn put<T: Serialize>(
+        &self,
+        table: Table,
+        key: &Digest,
+        value: &T,
+    ) -> Result<(), StoreError> {
+        let path = self.record_path(table, key);
+        let bytes = serde_json::to_vec(value)
+            .map_err(|source| StoreError::Record { path: path.clone(), source })?;
+        self.write_atomically(&path, &bytes)
+    }
+}
