@@ -20,6 +20,7 @@ pub mod facts;
 pub mod image;
 pub mod layer;
 pub mod lock;
+mod memory;
 pub mod plan;
 pub mod registry;
 pub mod sandbox;

@@ -127,7 +127,7 @@ impl App {
         let known = known.and_then(|bytes| Seen::parse(&bytes)).unwrap_or_default();
         let (snapshot, seen) = Snapshot::take_again(&self.folder, &rules, &known)?;
         if seen != known {
-            self.store.put_bytes(Table::Sources, &key, seen.to_bytes())?;
+            self.store.put_bytes(Table::Sources, &key, &[&seen.to_bytes()])?;
         }
         let remembered = self.store.bytes(Table::Sources, &selected_key(&snapshot))?;
         if let Some(remembered) = remembered.and_then(|bytes| Remembered::parse(&bytes)) {
@@ -140,7 +140,7 @@ impl App {
     pub(super) fn remember(&self, snapshot: &Snapshot) -> Result<(), Failure> {
         if let Some(remembered) = snapshot.remembered() {
             let key = selected_key(snapshot);
-            self.store.put_bytes(Table::Sources, &key, remembered.to_bytes())?;
+            self.store.put_bytes(Table::Sources, &key, &[&remembered.to_bytes()])?;
         }
         Ok(())
     }

@@ -141,6 +141,7 @@ pub fn main() -> ExitCode {
             arguments.map(|argument: OsString| argument.to_string_lossy().into_owned()).collect();
         crate::sandbox::child_main(&rest);
     }
+    crate::memory::share_arenas();
     // The modes of what forge makes must not depend on who runs it; what is
     // private is made so explicitly.
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));

@@ -185,13 +185,12 @@ impl Run {
         Ok(store.bytes(Table::Runs, key)?.and_then(|bytes| Run::parse(&bytes)))
     }
 
-    /// A line that is all but the files, and these.
-    fn to_bytes(&self) -> Vec<u8> {
+    /// A line that is all but the files, to be followed by these.
+    fn line(&self) -> Vec<u8> {
         // Only a type that cannot be written at all fails, and no value of it can be kept.
-        let mut bytes = serde_json::to_vec(self).unwrap_or_default();
-        bytes.push(b'\n');
-        bytes.extend_from_slice(&self.files.0);
-        bytes
+        let mut line = serde_json::to_vec(self).unwrap_or_default();
+        line.push(b'\n');
+        line
     }
 
     fn parse(bytes: &[u8]) -> Option<Run> {
@@ -285,9 +284,8 @@ impl Engine<'_> {
         };
         let run = Run { reasons: last.reasons, read, weak, ..self.run_now(state, step)? };
         let note = run_key(self.folder, &step.name);
-        self.store.put_bytes(Table::Runs, &note, run.to_bytes())?;
-        let key = key.bytes().to_vec();
-        Ok(self.store.put_bytes(Table::Runs, &self.found_key(step), key)?)
+        self.store.put_bytes(Table::Runs, &note, &[&run.line(), &run.files.0])?;
+        Ok(self.store.put_bytes(Table::Runs, &self.found_key(step), &[key.bytes()])?)
     }
 
     /// Notes what a result was found with, unless it is as it was: what nothing was done for
@@ -410,7 +408,7 @@ mod tests {
         files.entries.insert(b"c".to_vec(), Node::Symlink { target: b"\xff".to_vec() });
         files.add_parents();
         let run = run(|_| {}, &files, Some("1"));
-        let bytes = run.to_bytes();
+        let bytes = [run.line().as_slice(), &run.files.0].concat();
         assert_eq!(run.files.iter().count(), 3);
         assert_eq!(Run::parse(&bytes), Some(run));
         for damaged in [&bytes[1..], &bytes[..9], b""] {

@@ -12,14 +12,13 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, CWD, FileType, Timespec, Timestamps, UTIME_OMIT};
 
-use super::noted::{Noted, Notes, OUTSIDE, failed, mark_removed, note, note_below, removed};
-use super::recording::{self, Recording};
-use super::{Given, SandboxError, Spec};
+use super::noted::{Notes, OUTSIDE, failed, is_missed, mark_removed, note};
+use super::{Before, Given, SandboxError, Spec, recording};
 use crate::tree::{OPAQUE_ATTRIBUTE, STAMP};
 
 /// Makes `root/` of the scratch folder: the layers one over another, then what
 /// is in `upper/` already, then devices and binds.
-pub(super) fn copy_inputs(spec: &Spec) -> Result<(Notes, Option<Recording>), SandboxError> {
+pub(super) fn copy_inputs(spec: &Spec) -> Result<Before, SandboxError> {
     let root = spec.scratch.join("root");
     let upper = spec.scratch.join("upper");
     for layer in spec.layers.iter().chain([&upper]) {
@@ -57,10 +56,8 @@ pub(super) fn copy_inputs(spec: &Spec) -> Result<(Notes, Option<Recording>), San
         Given::Results => None,
         Given::Inputs | Given::Traced => recording::prepare(spec, &root, &given)?,
     };
-    let mut before = note(&root)?;
-    if spec.given == Given::Results {
-        before.retain(|path, _| !given.contains_key(path));
-    }
+    let unbound = note(&root)?;
+    let mut bound = Vec::new();
     for bind in &spec.binds {
         let inside = bind.to.strip_prefix("/").unwrap_or(&bind.to);
         let to =
@@ -70,13 +67,17 @@ pub(super) fn copy_inputs(spec: &Spec) -> Result<(Notes, Option<Recording>), San
         } else {
             fs::copy(&bind.from, &to).map_err(failed("copy", &bind.from))?;
         }
-        let metadata = fs::symlink_metadata(&to).map_err(failed("read", &to))?;
-        before.insert(inside.to_owned(), Noted::of(&metadata));
-        if metadata.is_dir() {
-            note_below(&root, inside, &mut before)?;
-        }
+        bound.push(inside);
     }
-    Ok((before, recording))
+    let is_bound = |path: &Path| bound.iter().any(|bound| path.starts_with(bound));
+    let is_given = |path: &Path| given.get(path).is_some() && !is_bound(path);
+    // Folders on the way to what is bound are made in the result, too, as mounting makes them.
+    let all = note(&root)?.only(|path| is_bound(path) || unbound.get(path).is_some());
+    let entries = match spec.given {
+        Given::Results => all.only(|path| !is_given(path)),
+        Given::Inputs | Given::Traced => all,
+    };
+    Ok(Before { given: Some(entries.only(is_given)), entries, recording })
 }
 
 fn copy_layer(from: &Path, to: &Path) -> Result<(), SandboxError> {
@@ -156,7 +157,7 @@ pub(super) fn collect_changes(spec: &Spec, before: &Notes) -> Result<(), Sandbox
     let root = spec.scratch.join("root");
     let upper = spec.scratch.join("upper");
     let after = note(&root)?;
-    for (path, noted) in &after {
+    for (path, noted) in after.iter() {
         if before.get(path) == Some(noted) {
             continue;
         }
@@ -173,9 +174,12 @@ pub(super) fn collect_changes(spec: &Spec, before: &Notes) -> Result<(), Sandbox
             fs::hard_link(&from, &to).map_err(failed("link", &to))?;
         }
     }
-    for path in removed(spec, before, &after) {
-        parents(&root, &upper, path)?;
-        mark_removed(&upper.join(path))?;
+    let is_folder = |path: &Path| Ok(after.get(path).is_some_and(|noted| noted.is_directory()));
+    for (path, _) in before.iter().filter(|(path, _)| after.get(path).is_none()) {
+        if is_missed(spec, path, is_folder)? {
+            parents(&root, &upper, path)?;
+            mark_removed(&upper.join(path))?;
+        }
     }
     Ok(())
 }

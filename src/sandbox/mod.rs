@@ -12,7 +12,8 @@
 //! sandbox there is one user id; a seccomp filter answers ownership calls with
 //! success, so that dpkg and its scripts work without being root.
 //!
-//! This room never caches, never chooses what to run, and holds all `unsafe`.
+//! This room never caches, never chooses what to run, and holds all `unsafe` but a setting of
+//! the allocator's ([`crate::memory`]).
 
 mod child;
 mod chroot;
@@ -259,17 +260,14 @@ pub fn run(
     for folder in ["upper", "work", "tmp", "root"] {
         std::fs::create_dir_all(spec.scratch.join(folder))?;
     }
-    let (before, recording) = match spec.mode {
+    let before = match spec.mode {
         Mode::Namespaces if spec.given != Given::Results => {
             let upper = spec.scratch.join("upper");
             let recording = recording::prepare(spec, &upper, &noted::note(&upper)?)?;
-            (Some(noted::note(&upper)?), recording)
+            Some(Before { entries: noted::note(&upper)?, given: None, recording })
         }
-        Mode::Namespaces => (None, None),
-        Mode::Chroot => {
-            let (before, recording) = chroot::copy_inputs(spec)?;
-            (Some(before), recording)
-        }
+        Mode::Namespaces => None,
+        Mode::Chroot => Some(chroot::copy_inputs(spec)?),
     };
     let message = serde_json::to_vec(spec).map_err(io::Error::from)?;
     let started = running.start(spec, || start(spec, &message))?;
@@ -288,11 +286,14 @@ pub fn run(
     if !failure.is_empty() {
         return Err(SandboxError::Setup(failure));
     }
-    let reads = recording.map(Recording::end).transpose()?;
-    match (spec.mode, &before) {
-        (Mode::Chroot, Some(before)) => chroot::collect_changes(spec, before)?,
-        (Mode::Namespaces, Some(before)) => noted::drop_unchanged(spec, before)?,
-        (_, None) => {}
+    let mut reads = None;
+    if let Some(Before { entries, given, recording }) = before {
+        let given = given.as_ref().unwrap_or(&entries);
+        reads = recording.map(|recording| recording.end(given)).transpose()?;
+        match spec.mode {
+            Mode::Chroot => chroot::collect_changes(spec, &entries)?,
+            Mode::Namespaces => noted::drop_unchanged(spec, &entries)?,
+        }
     }
     if spec.mode == Mode::Namespaces && !spec.interactive {
         noted::spell_out_opaque(spec)?;
@@ -305,6 +306,15 @@ pub fn run(
         (None, signal) => Exit::Signal(signal.unwrap_or(0)),
     };
     Ok(Ended { exit, reads })
+}
+
+/// What was so before a command ran.
+struct Before {
+    /// What its changes are found by.
+    entries: noted::Notes,
+    /// What it was given, where that is not all of these.
+    given: Option<noted::Notes>,
+    recording: Option<Recording>,
 }
 
 /// A sandbox that has been started, and what comes out of it.

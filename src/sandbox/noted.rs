@@ -4,10 +4,12 @@
 //! back. Changes are left in `upper/` of the scratch folder in the form that overlayfs uses,
 //! so callers see no difference between the ways in which they were found.
 
+use std::cmp::Ordering;
 use std::collections::BTreeMap;
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fs::{self, Metadata};
 use std::io;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
@@ -16,16 +18,72 @@ use rustix::fs::{CWD, FileType};
 use super::{SandboxError, Spec};
 use crate::tree::OPAQUE_ATTRIBUTE;
 
-/// What is noted of each entry: path below the root → stamp.
-pub(super) type Notes = BTreeMap<PathBuf, Noted>;
+/// What is noted of each entry, folders before what is in them and names of a folder in the
+/// order of their bytes. An app may have very many, so they lie close together.
+#[derive(Debug, Default)]
+pub(super) struct Notes {
+    /// All paths below the root, one behind another.
+    paths: Vec<u8>,
+    /// Where in `paths` each ends, and what is noted of it.
+    entries: Vec<(usize, Noted)>,
+}
+
+impl Notes {
+    fn push(&mut self, path: &Path, noted: Noted) {
+        self.paths.extend_from_slice(path.as_os_str().as_bytes());
+        self.entries.push((self.paths.len(), noted));
+    }
+
+    fn at(&self, number: usize) -> (&Path, Noted) {
+        let start = if number == 0 { 0 } else { self.entries[number - 1].0 };
+        let (end, noted) = self.entries[number];
+        (Path::new(OsStr::from_bytes(&self.paths[start..end])), noted)
+    }
+
+    pub(super) fn iter(&self) -> impl DoubleEndedIterator<Item = (&Path, Noted)> {
+        (0..self.entries.len()).map(|number| self.at(number))
+    }
+
+    pub(super) fn get(&self, path: &Path) -> Option<Noted> {
+        let (mut low, mut high) = (0, self.entries.len());
+        while low < high {
+            let middle = low.midpoint(high);
+            let (found, noted) = self.at(middle);
+            match in_walk(found, path) {
+                Ordering::Less => low = middle + 1,
+                Ordering::Greater => high = middle,
+                Ordering::Equal => return Some(noted),
+            }
+        }
+        None
+    }
+
+    /// Those whose path is wanted.
+    pub(super) fn only(&self, is_wanted: impl Fn(&Path) -> bool) -> Notes {
+        let mut notes = Notes::default();
+        for (path, noted) in self.iter().filter(|(path, _)| is_wanted(path)) {
+            notes.push(path, noted);
+        }
+        notes
+    }
+}
+
+/// Which of two paths a walk comes to first.
+fn in_walk(one: &Path, other: &Path) -> Ordering {
+    // No name has a byte that is less than what stands for the end of a name here.
+    let ends = |byte: &u8| if *byte == b'/' { 0 } else { *byte };
+    let [one, other] = [one, other].map(|path| path.as_os_str().as_bytes().iter().map(ends));
+    one.cmp(other)
+}
 
 /// What tells whether an entry is still the same.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Noted {
     inode: u64,
     size: u64,
+    changed: i64,
+    changed_nanoseconds: u32,
     mode: u32,
-    changed: (i64, i64),
 }
 
 impl Noted {
@@ -33,11 +91,14 @@ impl Noted {
         // A directory's size and times change with its entries, which are
         // compared themselves.
         let directory = metadata.is_dir();
+        // Always less than a second.
+        let nanoseconds = u32::try_from(metadata.ctime_nsec()).unwrap_or(u32::MAX);
         Noted {
             inode: metadata.ino(),
             size: if directory { 0 } else { metadata.len() },
+            changed: if directory { 0 } else { metadata.ctime() },
+            changed_nanoseconds: if directory { 0 } else { nanoseconds },
             mode: metadata.mode(),
-            changed: if directory { (0, 0) } else { (metadata.ctime(), metadata.ctime_nsec()) },
         }
     }
 
@@ -60,23 +121,28 @@ pub(super) fn failed(action: &'static str, path: &Path) -> impl FnOnce(io::Error
 
 /// Notes all that is below `root`.
 pub(super) fn note(root: &Path) -> Result<Notes, SandboxError> {
-    let mut notes = Notes::new();
+    let mut notes = Notes::default();
     note_below(root, Path::new(""), &mut notes)?;
     Ok(notes)
 }
 
-/// Adds what is below the folder `below` of `root`.
-pub(super) fn note_below(root: &Path, below: &Path, notes: &mut Notes) -> Result<(), SandboxError> {
+fn note_below(root: &Path, below: &Path, notes: &mut Notes) -> Result<(), SandboxError> {
     let folder = root.join(below);
+    let mut found = Vec::new();
     for entry in fs::read_dir(&folder).map_err(failed("read", &folder))? {
         let entry = entry.map_err(failed("read", &folder))?;
-        let path = below.join(entry.file_name());
-        if OUTSIDE.iter().any(|outside| path == Path::new(outside)) {
+        let name = entry.file_name();
+        if below.as_os_str().is_empty() && OUTSIDE.iter().any(|outside| name == *outside) {
             continue;
         }
         let metadata = entry.metadata().map_err(failed("read", &entry.path()))?;
-        notes.insert(path.clone(), Noted::of(&metadata));
-        if metadata.is_dir() {
+        found.push((name, Noted::of(&metadata)));
+    }
+    found.sort_unstable_by(|(one, _), (other, _)| one.cmp(other));
+    for (name, noted) in found {
+        let path = below.join(name);
+        notes.push(&path, noted);
+        if noted.is_directory() {
             note_below(root, &path, notes)?;
         }
     }
@@ -90,23 +156,18 @@ fn asked_for(spec: &Spec, path: &Path) -> bool {
     })
 }
 
-/// The entries that were removed and whose folder is still there; those
-/// elsewhere than below the outputs, of which nobody will be told, are left out.
-pub(super) fn removed<'n>(
-    spec: &'n Spec,
-    before: &'n Notes,
-    after: &'n Notes,
-) -> impl Iterator<Item = &'n PathBuf> {
-    let parent_is_there = |path: &Path| {
-        path.parent().is_none_or(|parent| {
-            parent.as_os_str().is_empty()
-                || after.get(parent).is_some_and(|noted| noted.is_directory())
+/// Whether anybody will ask what became of an entry that is gone: of those that went with
+/// their folder nobody does, nor of those elsewhere than below the outputs.
+pub(super) fn is_missed(
+    spec: &Spec,
+    path: &Path,
+    mut is_folder: impl FnMut(&Path) -> Result<bool, SandboxError>,
+) -> Result<bool, SandboxError> {
+    Ok(asked_for(spec, path)
+        && match path.parent() {
+            Some(parent) if !parent.as_os_str().is_empty() => is_folder(parent)?,
+            _ => true,
         })
-    };
-    before
-        .keys()
-        .filter(move |path| !after.contains_key(*path) && parent_is_there(path))
-        .filter(move |path| asked_for(spec, path))
 }
 
 /// Puts the mark of a removed file at a path (overlayfs, "whiteouts").
@@ -215,21 +276,133 @@ fn is_opaque(path: &Path) -> bool {
 /// and marks what is gone.
 pub(super) fn drop_unchanged(spec: &Spec, before: &Notes) -> Result<(), SandboxError> {
     let upper = spec.scratch.join("upper");
-    let after = note(&upper)?;
-    for path in removed(spec, before, &after) {
-        mark_removed(&upper.join(path))?;
-    }
+    let mut folders = Folders::below(&upper);
     // What is in a folder comes after it, so backwards before it.
     for (path, noted) in before.iter().rev() {
-        if after.get(path) != Some(noted) {
+        let full = upper.join(path);
+        let there = folders.look(path)?;
+        if there.is_none() && is_missed(spec, path, |parent| folders.is_folder(parent))? {
+            mark_removed(&full)?;
+        }
+        if there.is_none_or(|there| Noted::of(&there) != noted) {
             continue;
         }
-        let path = upper.join(path);
         if !noted.is_directory() {
-            fs::remove_file(&path).map_err(failed("remove", &path))?;
-        } else if fs::read_dir(&path).map_err(failed("read", &path))?.next().is_none() {
-            fs::remove_dir(&path).map_err(failed("remove", &path))?;
+            fs::remove_file(&full).map_err(failed("remove", &full))?;
+        } else if fs::read_dir(&full).map_err(failed("read", &full))?.next().is_none() {
+            fs::remove_dir(&full).map_err(failed("remove", &full))?;
         }
     }
     Ok(())
+}
+
+/// Finds out which folders are there, not through links, remembering the last one.
+pub(super) struct Folders<'r> {
+    root: &'r Path,
+    last: Option<(PathBuf, bool)>,
+}
+
+impl Folders<'_> {
+    pub(super) fn below(root: &Path) -> Folders<'_> {
+        Folders { root, last: None }
+    }
+
+    fn is_folder(&mut self, path: &Path) -> Result<bool, SandboxError> {
+        if let Some((last, is_folder)) = &self.last
+            && last == path
+        {
+            return Ok(*is_folder);
+        }
+        let mut above: Vec<&Path> = path.ancestors().collect();
+        above.pop();
+        let mut is_folder = true;
+        for folder in above.into_iter().rev() {
+            is_folder = look(&self.root.join(folder))?.is_some_and(|there| there.is_dir());
+            if !is_folder {
+                break;
+            }
+        }
+        self.last = Some((path.to_owned(), is_folder));
+        Ok(is_folder)
+    }
+
+    /// What is at a path that is not the root; `None` also where its folder is gone.
+    pub(super) fn look(&mut self, path: &Path) -> Result<Option<Metadata>, SandboxError> {
+        let is_there = match path.parent() {
+            Some(parent) if !parent.as_os_str().is_empty() => self.is_folder(parent)?,
+            _ => true,
+        };
+        if is_there { look(&self.root.join(path)) } else { Ok(None) }
+    }
+}
+
+/// What is at a path; `None` for nothing.
+fn look(path: &Path) -> Result<Option<Metadata>, SandboxError> {
+    match fs::symlink_metadata(path) {
+        Ok(there) => Ok(Some(there)),
+        Err(error)
+            if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) =>
+        {
+            Ok(None)
+        }
+        Err(error) => Err(failed("read", path)(error)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    #[test]
+    fn notes_are_found_again() {
+        let folder = tempfile::tempdir().expect("a folder");
+        // By bytes alone `a-b` and `a.x` would come between `a` and what is in it.
+        let paths = ["a", "a/b", "a/b/c", "a/b.c", "a-b", "a.x", "b", "b/a"];
+        let root = folder.path();
+        for path in ["a/b/c", "a/b.c", "a-b", "a.x", "b/a", "tmp/x", "b/tmp"] {
+            let path = root.join(path);
+            fs::create_dir_all(path.parent().expect("below")).expect("mkdir");
+            fs::write(path, "").expect("write");
+        }
+        let notes = note(root).expect("noted");
+        for (path, noted) in notes.iter() {
+            let there = fs::symlink_metadata(root.join(path)).expect("there");
+            assert_eq!(noted, Noted::of(&there));
+            assert_eq!(notes.get(path), Some(noted), "{path:?}");
+        }
+        let all = |notes: &Notes| {
+            notes.iter().map(|(path, _)| path.display().to_string()).collect::<Vec<_>>()
+        };
+        assert_eq!(all(&notes), [&paths[..], &["b/tmp"]].concat());
+        for path in ["", "a/a", "a/b/", "c", "tmp", "tmp/x", "a/b/c/d"] {
+            assert_eq!(notes.get(Path::new(path)), None, "{path}");
+        }
+        let few = notes.only(|path| path.starts_with("b"));
+        assert_eq!(all(&few), ["b", "b/a", "b/tmp"]);
+        assert_eq!(few.get(Path::new("b/a")), notes.get(Path::new("b/a")));
+    }
+
+    #[test]
+    fn links_lead_nowhere() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let root = folder.path();
+        fs::create_dir_all(root.join("real/below")).expect("mkdir");
+        fs::write(root.join("real/below/x"), "").expect("write");
+        symlink("real", root.join("link")).expect("linked");
+        let mut folders = Folders::below(root);
+        let mut is_there = |path: &str| folders.look(Path::new(path)).expect("looks").is_some();
+        let paths = [
+            "real",
+            "link",
+            "real/below/x",
+            "link/below/x",
+            "link/below",
+            "real/below/x/y",
+            "gone/x",
+        ];
+        let found = paths.map(&mut is_there);
+        assert_eq!(found, [true, true, true, false, false, false, false]);
+    }
 }

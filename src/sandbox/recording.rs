@@ -24,7 +24,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{AtFlags, CWD, Timespec, Timestamps};
 use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
 
-use super::noted::{Noted, Notes, failed};
+use super::noted::{Folders, Noted, Notes, failed};
 use super::{Given, SandboxError, Spec};
 use crate::tree::STAMP;
 
@@ -48,7 +48,6 @@ pub enum Reads {
 /// A recording that goes on while the command runs.
 pub(super) struct Recording {
     root: PathBuf,
-    files: Notes,
     canaries: Vec<File>,
 }
 
@@ -59,14 +58,7 @@ pub(super) fn prepare(
     root: &Path,
     given: &Notes,
 ) -> Result<Option<Recording>, SandboxError> {
-    let mut files = Notes::new();
-    for (path, noted) in given {
-        let full = root.join(path);
-        stamp(&full)?;
-        if noted.is_file() {
-            files.insert(path.clone(), noted_again(&full)?);
-        }
-    }
+    given.iter().try_for_each(|(path, _)| stamp(&root.join(path)))?;
     if spec.given != Given::Traced {
         return Ok(None);
     }
@@ -77,35 +69,27 @@ pub(super) fn prepare(
         File::open(&path).map_err(failed("open", &path))
     };
     let canaries = CANARIES.into_iter().map(canary).collect::<Result<_, _>>()?;
-    Ok(Some(Recording { root: root.to_owned(), files, canaries }))
+    Ok(Some(Recording { root: root.to_owned(), canaries }))
 }
 
 impl Recording {
-    /// What was read, once nothing of the command is alive.
-    pub(super) fn end(self) -> Result<Reads, SandboxError> {
+    /// Which of the `given` files, as they were noted after they were readied, were read, once
+    /// nothing of the command is alive.
+    pub(super) fn end(self, given: &Notes) -> Result<Reads, SandboxError> {
         for canary in &self.canaries {
             let metadata = canary.metadata().map_err(failed("read a canary of", &self.root))?;
             if metadata.atime() == UNREAD {
                 return Ok(Reads::Unknown);
             }
         }
+        let mut folders = Folders::below(&self.root);
         let mut read = BTreeSet::new();
-        for (path, noted) in self.files {
-            let full = self.root.join(&path);
-            let untouched = match fs::symlink_metadata(&full) {
-                Ok(there) => Noted::of(&there) == noted && there.atime() == UNREAD,
-                Err(error)
-                    if matches!(
-                        error.kind(),
-                        io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
-                    ) =>
-                {
-                    false
-                }
-                Err(error) => return Err(failed("read", &full)(error)),
-            };
+        for (path, noted) in given.iter().filter(|(_, noted)| noted.is_file()) {
+            let there = folders.look(path)?;
+            let untouched =
+                there.is_some_and(|there| Noted::of(&there) == noted && there.atime() == UNREAD);
             if !untouched {
-                read.insert(path);
+                read.insert(path.to_owned());
             }
         }
         Ok(Reads::Files(read))
@@ -120,10 +104,6 @@ fn stamp(path: &Path) -> Result<(), SandboxError> {
     };
     rustix::fs::utimensat(CWD, path, &times, AtFlags::SYMLINK_NOFOLLOW)
         .map_err(|error| failed("stamp", path)(error.into()))
-}
-
-fn noted_again(path: &Path) -> Result<Noted, SandboxError> {
-    fs::symlink_metadata(path).map(|metadata| Noted::of(&metadata)).map_err(failed("read", path))
 }
 
 /// In the sandbox, before the command: reads the canaries in the root folder and removes them.

@@ -187,7 +187,7 @@ impl Store {
         for folder in FOLDERS {
             self.make_folder(&self.root.join(folder))?;
         }
-        self.write_atomically(version, VERSION.as_bytes())
+        self.write_atomically(version, &[VERSION.as_bytes()])
     }
 
     /// The store's folder.
@@ -288,7 +288,7 @@ impl Store {
                 }
                 Err(error) => return Err(failed("move", folder)(error)),
             }
-            self.write_atomically(&self.tree_list_path(&digest), tree.to_text().as_bytes())?;
+            self.write_atomically(&self.tree_list_path(&digest), &[tree.to_text().as_bytes()])?;
         }
         Ok((digest, tree))
     }
@@ -300,7 +300,7 @@ impl Store {
     /// The disk refused.
     pub fn set_root(&self, name: &str, digest: &Digest) -> Result<(), StoreError> {
         let path = self.root.join("roots").join(Digest::of(name.as_bytes()).hex());
-        self.write_atomically(&path, format!("{digest} {name}\n").as_bytes())
+        self.write_atomically(&path, &[format!("{digest} {name}\n").as_bytes()])
     }
 
     /// The digest that a root names, or `None`.
@@ -344,8 +344,8 @@ impl Store {
     /// Writes aside, syncs, renames, syncs the folder: after a power loss the
     /// file has its old content or its new one. One that has this content already is left:
     /// syncing it once more is most of what a build without changes would wait for.
-    fn write_atomically(&self, path: &Path, bytes: &[u8]) -> Result<(), StoreError> {
-        if fs::read(path).is_ok_and(|there| there == bytes) {
+    fn write_atomically(&self, path: &Path, parts: &[&[u8]]) -> Result<(), StoreError> {
+        if is_there(path, parts) {
             return Ok(());
         }
         let tmp = self.root.join("tmp");
@@ -354,12 +354,26 @@ impl Store {
             .permissions(fs::Permissions::from_mode(0o644))
             .tempfile_in(&tmp)
             .map_err(failed("write", &tmp))?;
-        file.write_all(bytes)
+        parts
+            .iter()
+            .try_for_each(|part| file.write_all(part))
             .and_then(|()| file.as_file().sync_all())
             .map_err(failed("write", path))?;
         file.persist(path).map_err(|error| failed("write", path)(error.error))?;
         sync_parent(path)
     }
+}
+
+/// Whether a file holds just these parts, one after another.
+fn is_there(path: &Path, parts: &[&[u8]]) -> bool {
+    let length: usize = parts.iter().map(|part| part.len()).sum();
+    if !fs::metadata(path).is_ok_and(|there| there.len() == length as u64) {
+        return false;
+    }
+    fs::read(path).is_ok_and(|there| {
+        let mut rest = there.as_slice();
+        parts.iter().all(|part| rest.split_off(..part.len()).is_some_and(|there| there == *part))
+    })
 }
 
 fn sync_parent(path: &Path) -> Result<(), StoreError> {

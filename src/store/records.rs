@@ -1,14 +1,14 @@
 //! Small values by key, in tables.
 
 use std::fs;
-use std::io;
+use std::io::{self, Write};
 use std::path::PathBuf;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::{Store, StoreError, failed};
-use crate::digest::Digest;
+use crate::digest::{Digest, Hasher};
 
 /// A kind of record; each has its own folder and format number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -104,19 +104,17 @@ impl Store {
         Ok(whole.then_some(bytes))
     }
 
-    /// Records bytes for `key`, with their digest behind them; the last writer wins.
+    /// Records bytes for `key`, the parts one after another, with their digest behind them; the
+    /// last writer wins.
     ///
     /// # Errors
     /// The disk refused.
-    pub fn put_bytes(
-        &self,
-        table: Table,
-        key: &Digest,
-        mut bytes: Vec<u8>,
-    ) -> Result<(), StoreError> {
-        let digest = Digest::of(&bytes);
-        bytes.extend_from_slice(digest.bytes());
-        self.write_atomically(&self.record_path(table, key), &bytes)
+    pub fn put_bytes(&self, table: Table, key: &Digest, parts: &[&[u8]]) -> Result<(), StoreError> {
+        let path = self.record_path(table, key);
+        let mut hasher = Hasher::new(io::sink());
+        parts.iter().try_for_each(|part| hasher.write_all(part)).map_err(failed("hash", &path))?;
+        let (digest, ..) = hasher.finish();
+        self.write_atomically(&path, &[parts, &[digest.bytes().as_slice()]].concat())
     }
 
     /// All keys for which a table has records, in no order.
@@ -175,6 +173,6 @@ impl Store {
         let path = self.record_path(table, key);
         let bytes = serde_json::to_vec(value)
             .map_err(|source| StoreError::Record { path: path.clone(), source })?;
-        self.write_atomically(&path, &bytes)
+        self.write_atomically(&path, &[&bytes])
     }
 }
