@@ -33,8 +33,9 @@ pub(super) fn text(
     let given = snapshot.select(selection)?;
     let mut text = String::new();
     // Of most files that count no rule says anything.
+    let paths = snapshot.files.iter().chain(snapshot.links.keys());
     let mut paths: BTreeMap<&str, Option<&Decision>> =
-        snapshot.entries.keys().map(|path| (path.as_str(), None)).collect();
+        paths.map(|path| (path.as_str(), None)).collect();
     paths.extend(snapshot.decisions.iter().map(|(path, decision)| (&**path, Some(decision))));
     for (path, decision) in paths {
         let seen = format!("{APP_FOLDER}/{path}");

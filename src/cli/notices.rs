@@ -9,7 +9,7 @@ use std::io::Read;
 use regex::bytes::Regex;
 
 use super::failure::Failure;
-use crate::source::{By, Decision, Entry, Snapshot, matching};
+use crate::source::{By, Content, Decision, Snapshot, matching};
 
 /// What is so, and what to do about it.
 pub(super) type Notice = (String, String);
@@ -175,7 +175,7 @@ fn scripts(snapshot: &Snapshot) -> Option<Notice> {
     let mut problems = Vec::new();
     let mut remedies: Vec<&str> = Vec::new();
     for path in snapshot.files.iter().filter(|path| path.starts_with("bin/")) {
-        let Some(Entry::File { executable, .. }) = snapshot.entries.get(path) else { continue };
+        let Some(Content { executable, .. }) = snapshot.content(path) else { continue };
         let head = head(snapshot, path, HEAD);
         let line = head.split(|byte| *byte == b'\n').next().unwrap_or_default();
         if !line.starts_with(b"#!") {
@@ -226,8 +226,8 @@ fn pointers(snapshot: &Snapshot) -> Option<Notice> {
         return None;
     }
     let small = |path: &&str| {
-        matches!(snapshot.entries.get(*path), Some(Entry::File { size, .. })
-            if (POINTER.len() as u64..POINTER_SIZE).contains(size))
+        let content = snapshot.content(path);
+        content.is_some_and(|it| (POINTER.len() as u64..POINTER_SIZE).contains(&it.size))
     };
     let paths: Vec<&str> = snapshot
         .files

@@ -156,7 +156,7 @@ impl Engine<'_> {
         }
         let from = lines.len().saturating_sub(LOOKED_AT);
         let whereabouts = |path: &str| {
-            if self.snapshot.entries.contains_key(path) {
+            if self.snapshot.has(path) {
                 return Whereabouts::InApp;
             }
             let excluded = self.snapshot.excluded_by(path);

@@ -52,10 +52,9 @@ pub(super) fn copy_inputs(spec: &Spec) -> Result<Before, SandboxError> {
     for (path, _) in note(&root)?.iter().filter(|(_, noted)| noted.is_directory()) {
         stamp(&root.join(path))?;
     }
-    let recording = match spec.given {
-        Given::Results => None,
-        Given::Inputs | Given::Traced => recording::prepare(spec, &root, &given)?,
-    };
+    if spec.given != Given::Results {
+        recording::ready(&root, &given)?;
+    }
     let unbound = note(&root)?;
     let mut bound = Vec::new();
     for bind in &spec.binds {
@@ -77,6 +76,7 @@ pub(super) fn copy_inputs(spec: &Spec) -> Result<Before, SandboxError> {
         Given::Results => all.only(|path| !is_given(path)),
         Given::Inputs | Given::Traced => all,
     };
+    let recording = recording::begin(spec, &root)?;
     Ok(Before { given: Some(entries.only(is_given)), entries, recording })
 }
 

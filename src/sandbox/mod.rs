@@ -263,8 +263,9 @@ pub fn run(
     let before = match spec.mode {
         Mode::Namespaces if spec.given != Given::Results => {
             let upper = spec.scratch.join("upper");
-            let recording = recording::prepare(spec, &upper, &noted::note(&upper)?)?;
-            Some(Before { entries: noted::note(&upper)?, given: None, recording })
+            recording::ready(&upper, &noted::note(&upper)?)?;
+            let entries = noted::note(&upper)?;
+            Some(Before { entries, given: None, recording: recording::begin(spec, &upper)? })
         }
         Mode::Namespaces => None,
         Mode::Chroot => Some(chroot::copy_inputs(spec)?),

@@ -51,14 +51,13 @@ pub(super) struct Recording {
     canaries: Vec<File>,
 }
 
-/// Readies what is given below `root`: gives all of it the constant stamp, and begins to
-/// record reads where they are wanted.
-pub(super) fn prepare(
-    spec: &Spec,
-    root: &Path,
-    given: &Notes,
-) -> Result<Option<Recording>, SandboxError> {
-    given.iter().try_for_each(|(path, _)| stamp(&root.join(path)))?;
+/// Readies what is given below `root`: gives all of it the constant stamp.
+pub(super) fn ready(root: &Path, given: &Notes) -> Result<(), SandboxError> {
+    given.iter().try_for_each(|(path, _)| stamp(&root.join(path)))
+}
+
+/// Begins to record reads where they are wanted, once all is ready and noted.
+pub(super) fn begin(spec: &Spec, root: &Path) -> Result<Option<Recording>, SandboxError> {
     if spec.given != Given::Traced {
         return Ok(None);
     }

@@ -32,38 +32,35 @@ pub use select::Remembered;
 use select::Selected;
 use walk::walk;
 
-/// What a file of the app is.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Entry {
-    /// A regular file.
-    File {
-        /// Whether anybody may execute it: all that is kept of its mode.
-        executable: bool,
-        /// Length in bytes.
-        size: u64,
-        /// Digest of its content.
-        digest: Digest,
-    },
-    /// A symbolic link and where it points.
-    Link(String),
+/// What a regular file of the app is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Content {
+    /// Whether anybody may execute it: all that is kept of its mode.
+    pub executable: bool,
+    /// Length in bytes.
+    pub size: u64,
+    /// Digest of what is in it.
+    pub digest: Digest,
 }
 
-/// The app's files by path, after the include and exclude rules.
+/// The app's files, after the include and exclude rules; paths are relative to the root.
 #[derive(Clone, Debug)]
 pub struct Snapshot {
     /// The app's folder on this machine.
     pub root: PathBuf,
-    /// Path relative to the root → entry, sorted.
-    pub entries: BTreeMap<String, Entry>,
-    /// The regular files among them, sorted.
+    /// The paths of the regular files, sorted.
     pub files: Vec<String>,
+    /// What each of them is.
+    contents: Vec<Content>,
+    /// Symbolic links: path → where it points.
+    pub links: BTreeMap<String, String>,
     /// Of each path that was looked at, the rule that decided, if one said anything; folders
     /// that are excluded whole, with `/` behind them, stand for all that is in them.
     pub decisions: BTreeMap<String, Decision>,
     /// The heart of the app that the `.dockerignore` hides, which therefore is for
     /// another image and not used.
     pub unfit_dockerignore: Option<String>,
-    /// A name of the entries, whatever else is so.
+    /// A name of the files and links, whatever else is so.
     name: Digest,
     /// What was selected by now.
     selected: Arc<Selected>,
@@ -156,20 +153,30 @@ impl Snapshot {
         let root = root.canonicalize().map_err(failed("find", root))?;
         let rules = rules.of_app(&root)?;
         let walked = walk(&root, &rules, seen, began)?;
-        let is_file = |(path, entry): &(String, Entry)| {
-            matches!(entry, Entry::File { .. }).then(|| path.clone())
-        };
-        let files = walked.entries.iter().filter_map(is_file).collect();
         let snapshot = Snapshot {
             unfit_dockerignore: rules.unfit.clone(),
             root,
-            entries: walked.entries.into_iter().collect(),
-            files,
+            files: walked.files,
+            contents: walked.contents,
+            links: walked.links.into_iter().collect(),
             decisions: walked.decisions.into_iter().collect(),
             name: walked.name,
             selected: Arc::default(),
         };
         Ok((snapshot, Seen::new(walked.folders)))
+    }
+
+    /// What the regular file at a path is.
+    #[must_use]
+    pub fn content(&self, path: &str) -> Option<&Content> {
+        let at = self.files.binary_search_by(|file| file.as_str().cmp(path)).ok()?;
+        self.contents.get(at)
+    }
+
+    /// Whether a file or link is at a path.
+    #[must_use]
+    pub fn has(&self, path: &str) -> bool {
+        self.content(path).is_some() || self.links.contains_key(path)
     }
 
     /// Copies the files of a selected tree below `target`, checking that each is
@@ -243,7 +250,7 @@ impl Snapshot {
     /// # Errors
     /// A file that cannot be read or is not UTF-8.
     pub fn text(&self, path: &str) -> Result<Option<String>, SourceError> {
-        if !matches!(self.entries.get(path), Some(Entry::File { .. })) {
+        if self.content(path).is_none() {
             return Ok(None);
         }
         let full = self.root.join(path);

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use super::{Entry, Snapshot, SourceError, matching};
+use super::{Content, Snapshot, SourceError, matching};
 use crate::digest::Digest;
 use crate::plan::{APP_FOLDER, Selection};
 use crate::tree::{Node, Tree};
@@ -115,25 +115,27 @@ impl Snapshot {
     fn selected_now(&self, selection: &Selection) -> Result<Tree, SourceError> {
         let matching = matching("the plan", selection.rules.iter().map(String::as_str))?;
         let everything = selection.rules == ["*"];
-        let node = |(path, entry): &(&String, &Entry)| {
-            let node = match entry {
-                Entry::File { executable, size, digest } => Node::File {
-                    mode: if *executable { 0o755 } else { 0o644 },
-                    size: *size,
-                    digest: *digest,
-                },
-                Entry::Link(target) => Node::Symlink { target: target.clone().into_bytes() },
-            };
-            ([APP_FOLDER, path].join("/").into_bytes(), node)
+        let placed = |path: &str| [APP_FOLDER, path].join("/").into_bytes();
+        let file = |(path, content): (&String, &Content)| {
+            let mode = if content.executable { 0o755 } else { 0o644 };
+            (placed(path), Node::File { mode, size: content.size, digest: content.digest })
         };
-        let entries: Vec<_> = self.entries.iter().collect();
-        let chosen = entries.par_chunks(ASKED_AT_ONCE).map(|entries| {
+        let files = self.files.par_chunks(ASKED_AT_ONCE);
+        let files = files.zip(self.contents.par_chunks(ASKED_AT_ONCE));
+        let chosen = files.map(|(files, contents)| {
             // Each remembers folders of its own.
             let mut matching = matching.clone();
-            let chosen = entries.iter().filter(|(path, _)| everything || matching.matches(path));
-            chosen.map(node).collect::<Vec<_>>()
+            let chosen = files.iter().zip(contents);
+            let chosen = chosen.filter(|(path, _)| everything || matching.matches(path));
+            chosen.map(file).collect::<Vec<_>>()
         });
-        let chosen: Vec<_> = chosen.collect();
+        let mut chosen: Vec<_> = chosen.collect();
+        let mut matching = matching.clone();
+        let links = self.links.iter().filter(|(path, _)| everything || matching.matches(path));
+        let link = |(path, target): (&String, &String)| {
+            (placed(path), Node::Symlink { target: target.clone().into_bytes() })
+        };
+        chosen.push(links.map(link).collect());
         let mut tree = Tree { entries: chosen.into_iter().flatten().collect() };
         tree.entries
             .insert(APP_FOLDER.as_bytes().to_vec(), Node::Directory { mode: 0o755, opaque: false });

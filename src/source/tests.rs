@@ -105,7 +105,7 @@ fn told(files: &[(&str, &str)], rules: &Rules, expected: &[&str]) {
         .collect();
     assert_eq!(told, expected);
     for (path, decision) in &snapshot.decisions {
-        assert_eq!(snapshot.entries.contains_key(path), decision.included, "{path}");
+        assert_eq!(snapshot.has(path), decision.included, "{path}");
     }
 }
 

@@ -16,7 +16,7 @@ use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, RawDir};
 
 use super::rules::{AppRules, By, Decision, IgnoredConfig, LOCKS, Nested, example_of};
 use super::seen::{Folder, Kind, Known, Seen, Stamp};
-use super::{Entry, SourceError, failed};
+use super::{Content, SourceError, failed};
 use crate::digest::{Digest, Fields};
 
 /// Entries of a folder that one processor looks at: handing fewer over costs more than that.
@@ -27,13 +27,17 @@ const LISTED: usize = 32 << 10;
 
 /// What a walk has found, in the order of paths.
 pub(super) struct Walked {
-    /// The files and links that count.
-    pub(super) entries: Vec<(String, Entry)>,
+    /// The paths of the files that count.
+    pub(super) files: Vec<String>,
+    /// What each of them is.
+    pub(super) contents: Vec<Content>,
+    /// The links that count, and where they point.
+    pub(super) links: Vec<(String, String)>,
     /// What a rule said, by path; with `/` behind it of a folder, and of all in it.
     pub(super) decisions: Vec<(String, Decision)>,
     /// What the next walk need not find out again.
     pub(super) folders: Vec<(String, Folder)>,
-    /// A name of the entries: where it is the same, they are.
+    /// A name of the files and links: where it is the same, they are.
     pub(super) name: Digest,
 }
 
@@ -143,7 +147,8 @@ impl Here {
 
 /// Folders as they were looked into, level by level, in the order of paths.
 fn in_order(mut looked: Vec<Looked>) -> Walked {
-    let (mut entries, mut decisions, mut folders) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut files, mut contents, mut links) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut decisions, mut folders) = (Vec::new(), Vec::new());
     let mut whole = Fields::new("forge-source-files");
     let mut open = Vec::new();
     let mut enter = |number: usize, looked: &mut Vec<Looked>| {
@@ -162,25 +167,26 @@ fn in_order(mut looked: Vec<Looked>) -> Walked {
             continue;
         };
         let path = joined(folder, &name);
-        let entry = match found {
+        if let Some(decision) = needed.or(said)
+            && !matches!(found, Found::Folder)
+        {
+            decisions.push((path.clone(), *decision));
+        }
+        match found {
             Found::Folder => {
                 let number = *below;
                 *below += 1;
                 open.push(enter(number, &mut looked));
-                continue;
             }
-            Found::Link(target) => Some(Entry::Link(target)),
-            Found::File { executable, content, .. } => {
-                content.map(|(digest, size)| Entry::File { executable, size, digest })
+            Found::Link(target) => links.push((path, target)),
+            Found::File { executable, content: Some((digest, size)), .. } => {
+                files.push(path);
+                contents.push(Content { executable, size, digest });
             }
-            Found::Nothing => None,
-        };
-        if let Some(decision) = needed.or(said) {
-            decisions.push((path.clone(), *decision));
+            Found::Nothing | Found::File { content: None, .. } => {}
         }
-        entries.extend(entry.map(|entry| (path, entry)));
     }
-    Walked { entries, decisions, folders, name: whole.finish() }
+    Walked { files, contents, links, decisions, folders, name: whole.finish() }
 }
 
 impl Walk<'_> {
