@@ -114,7 +114,7 @@ fn source(criterion: &mut Criterion) {
     std::thread::sleep(Duration::from_secs(4));
     let (snapshot, seen) =
         Snapshot::take_again(root, &rules, &Seen::default()).expect("a snapshot");
-    let kept = seen.to_bytes();
+    let kept = seen.parts().concat();
     let mut group = criterion.benchmark_group("source, 10,000 files");
     group.sample_size(30).throughput(Throughput::Elements((FOLDERS * FILES) as u64));
     group.bench_function("first look", |bench| {
@@ -122,7 +122,7 @@ fn source(criterion: &mut Criterion) {
     });
     group.bench_function("look again", |bench| {
         bench.iter(|| {
-            let seen = Seen::parse(&kept).expect("what was seen");
+            let seen = Seen::parse(kept.clone()).expect("what was seen");
             Snapshot::take_again(root, &rules, &seen).expect("a snapshot")
         });
     });

@@ -124,10 +124,12 @@ impl App {
         let rules = Rules::new(&source.include, &source.exclude, ignored_config)?.without(&own)?;
         let key = Fields::new("forge-source").text(&root.to_string_lossy()).finish();
         let known = self.store.bytes(Table::Sources, &key)?;
-        let known = known.and_then(|bytes| Seen::parse(&bytes)).unwrap_or_default();
+        let known = known.and_then(Seen::parse).unwrap_or_default();
         let (snapshot, seen) = Snapshot::take_again(&self.folder, &rules, &known)?;
         if seen != known {
-            self.store.put_bytes(Table::Sources, &key, &[&seen.to_bytes()])?;
+            let parts = seen.parts();
+            let parts: Vec<&[u8]> = parts.iter().map(AsRef::as_ref).collect();
+            self.store.put_bytes(Table::Sources, &key, &parts)?;
         }
         let remembered = self.store.bytes(Table::Sources, &selected_key(&snapshot))?;
         if let Some(remembered) = remembered.and_then(|bytes| Remembered::parse(&bytes)) {

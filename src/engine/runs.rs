@@ -61,7 +61,9 @@ enum Is<'f> {
 
 impl Files {
     fn of(app: &Tree) -> Files {
-        let mut bytes = Vec::new();
+        // Room enough for all but long links: growing would take twice of it.
+        let room = app.entries.keys().map(|path| path.len() + Digest::LENGTH + 8).sum();
+        let mut bytes = Vec::with_capacity(room);
         for (path, node) in &app.entries {
             let (is, content) = match node {
                 Node::Directory { mode, .. } => (Is::Folder(*mode), None),

@@ -6,7 +6,9 @@
 //! was read is not kept: it may change again within the clock's grain and look the same
 //! (git's "racily clean" entries, Documentation/technical/racy-git.txt).
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -35,19 +37,42 @@ pub(super) struct Folder {
     /// A name of the rules that decided.
     pub(super) rules: Digest,
     /// What is in it, as bytes: read where the folder is looked into, on all processors.
-    entries: Arc<[u8]>,
+    entries: Part,
 }
+
+/// A part of bytes that many share.
+#[derive(Clone, Debug)]
+struct Part {
+    whole: Arc<Vec<u8>>,
+    range: Range<usize>,
+}
+
+impl Part {
+    fn bytes(&self) -> &[u8] {
+        &self.whole[self.range.clone()]
+    }
+}
+
+impl PartialEq for Part {
+    fn eq(&self, other: &Part) -> bool {
+        (Arc::ptr_eq(&self.whole, &other.whole) && self.range == other.range)
+            || self.bytes() == other.bytes()
+    }
+}
+
+impl Eq for Part {}
 
 impl Folder {
     /// With what is in it, sorted by name.
     pub(super) fn new(rules: Digest, entries: &[Known<'_>]) -> Folder {
-        Folder { rules, entries: bytes(&entries).into() }
+        let whole = bytes(&entries);
+        Folder { rules, entries: Part { range: 0..whole.len(), whole: Arc::new(whole) } }
     }
 
     /// What is in it, sorted by name.
     pub(super) fn entries(&self) -> Vec<Known<'_>> {
         // What cannot be read is not known.
-        postcard::from_bytes(&self.entries).unwrap_or_default()
+        postcard::from_bytes(self.entries.bytes()).unwrap_or_default()
     }
 }
 
@@ -138,30 +163,36 @@ impl Seen {
         self.folders.get(path)
     }
 
-    /// As bytes, which [`Seen::parse`] reads.
+    /// As bytes, which [`Seen::parse`] reads, in parts that follow each other.
     #[must_use]
-    pub fn to_bytes(&self) -> Vec<u8> {
-        let folders = self.folders.iter();
-        let folders = folders.map(|(path, folder)| (&**path, folder.rules, &*folder.entries));
-        bytes(&(VERSION, folders.collect::<Vec<_>>()))
+    pub fn parts(&self) -> Vec<Cow<'_, [u8]>> {
+        let mut parts = vec![Cow::Owned(bytes(&(VERSION, self.folders.len())))];
+        for (path, Folder { rules, entries }) in &self.folders {
+            let entries = entries.bytes();
+            parts.push(bytes(&(path, rules, entries.len())).into());
+            parts.push(entries.into());
+        }
+        parts
     }
 
     /// `None` for what are no such bytes, or of another version.
     #[must_use]
-    pub fn parse(bytes: &[u8]) -> Option<Seen> {
-        let (version, rest) = postcard::take_from_bytes::<u8>(bytes).ok()?;
+    pub fn parse(bytes: Vec<u8>) -> Option<Seen> {
+        let whole = Arc::new(bytes);
+        let ((version, count), mut rest) = postcard::take_from_bytes::<(u8, usize)>(&whole).ok()?;
         if version != VERSION {
             return None;
         }
-        let (folders, rest): (Vec<(&str, Digest, &[u8])>, _) =
-            postcard::take_from_bytes(rest).ok()?;
-        if !rest.is_empty() {
-            return None;
+        let mut folders = BTreeMap::new();
+        for _ in 0..count {
+            let ((path, rules, entries), more) =
+                postcard::take_from_bytes::<(&str, Digest, &[u8])>(rest).ok()?;
+            let end = whole.len() - more.len();
+            let entries = Part { whole: Arc::clone(&whole), range: end - entries.len()..end };
+            folders.insert(path.to_owned(), Folder { rules, entries });
+            rest = more;
         }
-        let folder = |(path, rules, entries): (&str, Digest, &[u8])| {
-            (path.to_owned(), Folder { rules, entries: entries.into() })
-        };
-        Some(Seen { folders: folders.into_iter().map(folder).collect() })
+        rest.is_empty().then_some(Seen { folders })
     }
 }
 
@@ -206,10 +237,10 @@ mod tests {
         let (_, seen) = take(folder.path(), &Rules::default(), &Seen::default());
         let seen = as_of_old(folder.path(), seen, Digest::of(b"x"));
         assert_eq!(seen.folders.len(), 2);
-        let bytes = seen.to_bytes();
-        assert_eq!(Seen::parse(&bytes), Some(seen));
+        let bytes = seen.parts().concat();
+        assert_eq!(Seen::parse(bytes.clone()), Some(seen));
         for damaged in [&bytes[1..], &bytes[..bytes.len() - 1], b"", b"\x02", b"\xff\xff\xff"] {
-            assert_eq!(Seen::parse(damaged), None);
+            assert_eq!(Seen::parse(damaged.to_vec()), None);
         }
     }
 

@@ -287,18 +287,16 @@ impl Walk<'_> {
 
     /// Reads the files of which it is not known what is in them.
     fn read(&self, looked: &mut [Looked]) -> Result<(), SourceError> {
-        let mut unread = Vec::new();
-        for Looked { path, here, .. } in looked {
-            for Here { name, found, .. } in here {
+        let looked = looked.par_iter_mut().filter(|looked| looked.folder.is_none());
+        looked.try_for_each(|Looked { path, here, .. }| {
+            here.par_iter_mut().try_for_each(|Here { name, found, .. }| {
                 if let Found::File { content: content @ None, .. } = found {
-                    unread.push((self.root.join(joined(path, name)), content));
+                    let path = self.root.join(joined(path, name));
+                    let read = File::open(&path).and_then(Digest::of_reader);
+                    *content = Some(read.map_err(failed("read", &path))?);
                 }
-            }
-        }
-        unread.into_par_iter().try_for_each(|(path, content)| {
-            let read = File::open(&path).and_then(Digest::of_reader);
-            *content = Some(read.map_err(failed("read", &path))?);
-            Ok(())
+                Ok(())
+            })
         })
     }
 

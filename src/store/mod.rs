@@ -26,7 +26,7 @@ mod scratch;
 mod sweep;
 
 use std::fs::{self, File, OpenOptions, TryLockError};
-use std::io::{self, Write};
+use std::io::{self, BufReader, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
@@ -370,9 +370,16 @@ fn is_there(path: &Path, parts: &[&[u8]]) -> bool {
     if !fs::metadata(path).is_ok_and(|there| there.len() == length as u64) {
         return false;
     }
-    fs::read(path).is_ok_and(|there| {
-        let mut rest = there.as_slice();
-        parts.iter().all(|part| rest.split_off(..part.len()).is_some_and(|there| there == *part))
+    // Not all at once: there may be much of it.
+    File::open(path).is_ok_and(|file| {
+        let mut file = BufReader::with_capacity(64 << 10, file);
+        const AT_ONCE: usize = 8 << 10;
+        let mut room = [0; AT_ONCE];
+        let mut chunks = parts.iter().flat_map(|part| part.chunks(AT_ONCE));
+        chunks.all(|chunk| {
+            let there = &mut room[..chunk.len()];
+            file.read_exact(there).is_ok() && there == chunk
+        })
     })
 }
 
