@@ -12,7 +12,8 @@ one a line: COMPILED, packages that have a step to compile them, LARGE, those th
 install them, and PARTS.
 
 Files are kept by hash in /forge/cache between builds, each with its name beside it, so that
-a changed lock fetches what is new in it and asks an index for nothing else.
+a changed lock fetches what is new in it and asks an index for nothing else. Where the step that
+chose has noted where a file is, the index is not asked again.
 """
 
 import concurrent.futures
@@ -24,6 +25,7 @@ import threading
 
 sys.dont_write_bytecode = True
 from index import CACHE, LOCK, Index, intact, note, read
+from pip._internal.models.link import Link
 from pip._vendor.packaging.utils import (
     InvalidSdistFilename,
     InvalidWheelFilename,
@@ -35,19 +37,34 @@ from pip._vendor.packaging.version import InvalidVersion, Version
 
 WHEELS = "/opt/forge/wheels"
 local = threading.local()
+# Of which packages the index was asked for files.
+asked = []
 
 
 def noted(path, name, version):
-    """The file name in a note, if there is one and it is a name of this package and version."""
+    """The words of a note, if there is one and the first is the name of a file of this package and version."""
     try:
         with open(path, encoding="utf-8") as file:
-            filename = file.read()
-        parse = parse_wheel_filename if filename.endswith(".whl") else parse_sdist_filename
-        found = parse(filename)[:2]
-        return filename if found == (canonicalize_name(name), Version(version)) else None
+            words = file.read().split(" ")
+        parse = parse_wheel_filename if words[0].endswith(".whl") else parse_sdist_filename
+        found = parse(words[0])[:2]
+        return words if found == (canonicalize_name(name), Version(version)) else None
     except (FileNotFoundError, UnicodeDecodeError, InvalidSdistFilename, InvalidWheelFilename, InvalidVersion):
         # Then the index is asked, as it is for a file that was never here.
         return None
+
+
+def placed(index, name, version, digest, target):
+    """The name of a file of which it is noted where it is, which is then at `target`."""
+    words = noted(index.place(digest), name, version)
+    if words is None or len(words) != 2:
+        return None
+    try:
+        index.download(Link(words[1]), {digest}, target)
+    except (Exception, SystemExit) as error:
+        print(f"{words[0]} is not where it was ({error}): asking the index", flush=True)
+        return None
+    return words[0]
 
 
 def fetch(options, name, version, hashes):
@@ -55,15 +72,19 @@ def fetch(options, name, version, hashes):
     kept = os.path.join(CACHE, hashes[0])
     name_of_it = f"{kept}.name"
     there = intact(kept, hashes[0])
-    filename = noted(name_of_it, name, version) if there else None
+    words = noted(name_of_it, name, version) if there else None
+    if words is not None:
+        return kept, words[0], 0
+    if not hasattr(local, "index"):
+        local.index = Index(options)
+    filename = None if there else placed(local.index, name, version, hashes[0], kept)
     if filename is None:
-        if not hasattr(local, "index"):
-            local.index = Index(options)
         link = local.index.best(name, version, hashes)
+        asked.append(name)
         filename = link.filename
         if not there:
             local.index.download(link, set(hashes), kept)
-        note(name_of_it, filename)
+    note(name_of_it, filename)
     return kept, filename, 0 if there else os.path.getsize(kept)
 
 
@@ -109,7 +130,7 @@ def main():
         kept, filename = files[entry]
         os.makedirs(os.path.join(WHEELS, "build"), exist_ok=True)
         shutil.copyfile(kept, os.path.join(WHEELS, "build", filename))
-    print(f"{len(wanted)} files, {total / 1e6:.1f} MB downloaded")
+    print(f"{len(wanted)} files, {total / 1e6:.1f} MB downloaded; the index was asked for {len(asked)}")
 
 
 main()

@@ -9,6 +9,7 @@ import hashlib
 import os
 import re
 import threading
+import urllib.parse
 
 from pip._internal.commands import create_command
 from pip._internal.models.index import PyPI
@@ -99,13 +100,26 @@ class Index:
         if uv_index and command.parse_args(["none"])[0].index_url == PyPI.simple_url:
             arguments = ["--index-url", uv_index, *arguments]
         self.options, _ = command.parse_args([*arguments, "--no-deps", "none"])
+        self.command = command
         self.session = command._build_session(self.options, retries=5, timeout=60)
-        target = TargetPython()
-        self.finder = command._build_package_finder(
-            options=self.options, session=self.session, target_python=target
-        )
+        self.target = TargetPython()
+        self.finder = self.finder_among(())
         # Debian 12's pip has the older name.
-        self.tags = target.get_sorted_tags() if hasattr(target, "get_sorted_tags") else target.get_tags()
+        self.tags = self.target.get_sorted_tags() if hasattr(self.target, "get_sorted_tags") else self.target.get_tags()
+
+    def finder_among(self, hashes):
+        """A finder that looks at files with these sha256s alone, and at those of which the index does not say it;
+        at all of them when there are none. An index lists thousands of files, and a look at each is most of the time.
+        One for each question: pip's finders remember what they have found of a package."""
+        finder = self.command._build_package_finder(
+            options=self.options, session=self.session, target_python=self.target
+        )
+        if hashes:
+            look, hashes = finder.evaluate_links, set(hashes)
+            finder.evaluate_links = lambda link_evaluator, links: look(
+                link_evaluator, [link for link in links if link.hash_name != "sha256" or link.hash in hashes]
+            )
+        return finder
 
     def tell_uv(self):
         """And the other way round: uv does not read pip's settings."""
@@ -117,11 +131,15 @@ class Index:
     def best(self, name, version, hashes):
         """The link of the best file for this Python: a wheel that fits, else the source."""
         allowed = Hashes({"sha256": list(hashes)}) if hashes else None
-        result = self.finder.find_best_candidate(name, SpecifierSet(f"==={version}"), allowed)
-        candidate = result.best_candidate
-        if candidate is None:
-            result = self.finder.find_best_candidate(name, SpecifierSet(f"=={version}"), allowed)
-            candidate = result.best_candidate
+        # Where none of them is found, what there is instead is what the message is about.
+        for finder in [self.finder_among(hashes), self.finder_among(())] if hashes else [self.finder_among(())]:
+            for operator in ("===", "=="):
+                specifier = SpecifierSet(f"{operator}{version}")
+                candidate = finder.find_best_candidate(name, specifier, allowed).best_candidate
+                if candidate is not None:
+                    break
+            if candidate is not None:
+                break
         if candidate is None:
             self.reach(name)
             raise SystemExit(f"the index has no file of {name} {version} that fits this Python")
@@ -144,6 +162,18 @@ class Index:
             [str(tag) for tag in self.tags],
         )
         return os.path.join(CACHE, f"best-{hashlib.sha256(repr(asked).encode()).hexdigest()}")
+
+    def place(self, digest):
+        """The path of the note of where a file with this sha256 is, for those who ask in the same places."""
+        asked = (digest, self.finder.index_urls, self.finder.find_links)
+        return os.path.join(CACHE, f"place-{hashlib.sha256(repr(asked).encode()).hexdigest()}")
+
+    def note_place(self, digest, link):
+        """Notes where a file is, so that the step that fetches it need not ask again."""
+        url = urllib.parse.urlsplit(link.url)
+        # Anything else is at hand, or may hold what is nobody's business.
+        if url.scheme in ("http", "https") and not url.query and "@" not in url.netloc:
+            note(self.place(digest), f"{link.filename} {link.url_without_fragment}")
 
     def reach(self, name):
         """Ends with the reason when the index does not answer, which pip's finder keeps to itself."""

@@ -91,6 +91,7 @@ def pinned(index, name, version, hashes, folder):
         if digest is None or not link.is_wheel:
             archive = os.path.join(folder, filename)
             digest = index.download(link, {digest} if digest else set(hashes), archive)
+        index.note_place(digest, link)
         if known:
             note(known, f"{digest} {filename}")
         if link.is_wheel:

@@ -77,8 +77,9 @@ fn a_bumped_package_is_installed_and_no_other_part() {
         };
         events.iter().any(|event| says(&event))
     };
-    // Of the others, which file is best was found out before.
-    assert!(said("the index was asked for 1"), "{events:?}");
+    // Of the others, which file is best was found out before; and where this one is, by then.
+    assert!(said("to build these; the index was asked for 1"), "{events:?}");
+    assert!(said("downloaded; the index was asked for 0"), "{events:?}");
     let versions = "import sqlparse, django, psycopg2; print(sqlparse.__version__)";
     let app = app.display().to_string();
     let run = forge.run(&["run", &app, "--", "python", "-c", versions]);
