@@ -13,7 +13,7 @@
 //! success, so that dpkg and its scripts work without being root.
 //!
 //! This room never caches, never chooses what to run, and holds all `unsafe` but a setting of
-//! the allocator's ([`crate::memory`]).
+//! the allocator's, in the room `memory`.
 
 mod child;
 mod chroot;
