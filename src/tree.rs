@@ -29,6 +29,9 @@ use crate::digest::{Digest, Fields};
 /// compare times, so files must carry in the sandbox what they carry in the image.
 pub const STAMP: i64 = 315_532_801;
 
+/// What is in a line of [`Tree::to_text`] besides the path of a file, in bytes.
+const LINE: usize = 64 + 24;
+
 /// One entry of a tree.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Node {
@@ -117,8 +120,9 @@ impl Tree {
     ) -> Result<Tree, TreeError> {
         let mut walk = Walk::default();
         walk.directory(root, &mut Vec::new())?;
-        let hashed: Result<Vec<(Vec<u8>, Node)>, TreeError> = walk
-            .files
+        let Walk { mut entries, files, first_names } = walk;
+        drop(first_names);
+        let hashed: Result<Vec<(Vec<u8>, Node)>, TreeError> = files
             .into_par_iter()
             .map(|(path, mode, size)| {
                 let (digest, size) = match known(&path) {
@@ -133,8 +137,8 @@ impl Tree {
                 Ok((path, Node::File { mode, size, digest }))
             })
             .collect();
-        walk.entries.extend(hashed?);
-        Ok(Tree { entries: walk.entries })
+        entries.extend(hashed?);
+        Ok(Tree { entries })
     }
 
     /// The name of this content.
@@ -197,7 +201,9 @@ impl Tree {
     /// The tree as lines of text, one an entry, sorted by path.
     #[must_use]
     pub fn to_text(&self) -> String {
-        let mut text = String::new();
+        // Room enough where no name has to be escaped: growing would take twice of it.
+        let room = self.entries.keys().map(|path| path.len() + LINE).sum();
+        let mut text = String::with_capacity(room);
         for (path, node) in &self.entries {
             let line = match node {
                 Node::Directory { mode, opaque } => {
@@ -238,7 +244,8 @@ struct Walk {
     entries: BTreeMap<Vec<u8>, Node>,
     /// Path, mode and length.
     files: Vec<(Vec<u8>, u32, u64)>,
-    first_names: HashMap<(u64, u64), Vec<u8>>,
+    /// Device and inode of a file that may have several names → its place among `files`.
+    first_names: HashMap<(u64, u64), usize>,
 }
 
 impl Walk {
@@ -292,27 +299,23 @@ impl Walk {
         } else if kind.is_file() {
             if metadata.nlink() > 1 {
                 match self.first_names.entry((metadata.dev(), metadata.ino())) {
-                    std::collections::hash_map::Entry::Occupied(mut first) => {
+                    std::collections::hash_map::Entry::Occupied(first) => {
+                        let first = &mut self.files[*first.get()].0;
                         let mut path = path.to_vec();
                         // Directories are entered after files, so a later name may sort first.
-                        if path < *first.get() {
-                            std::mem::swap(&mut path, first.get_mut());
-                            for entry in &mut self.files {
-                                if entry.0 == path {
-                                    entry.0 = first.get().clone();
-                                }
-                            }
+                        if path < *first {
+                            std::mem::swap(&mut path, first);
                             for node in self.entries.values_mut() {
                                 if *node == (Node::HardLink { to: path.clone() }) {
-                                    *node = Node::HardLink { to: first.get().clone() };
+                                    *node = Node::HardLink { to: first.clone() };
                                 }
                             }
                         }
-                        self.entries.insert(path, Node::HardLink { to: first.get().clone() });
+                        self.entries.insert(path, Node::HardLink { to: first.clone() });
                         return Ok(());
                     }
                     std::collections::hash_map::Entry::Vacant(first) => {
-                        first.insert(path.to_vec());
+                        first.insert(self.files.len());
                     }
                 }
             }

@@ -42,13 +42,14 @@ asked = []
 
 
 def noted(path, name, version):
-    """The words of a note, if there is one and the first is the name of a file of this package and version."""
+    """The words of a note, if there is one and the first is the plain name of a file of this package and version."""
     try:
         with open(path, encoding="utf-8") as file:
             words = file.read().split(" ")
         parse = parse_wheel_filename if words[0].endswith(".whl") else parse_sdist_filename
         found = parse(words[0])[:2]
-        return words if found == (canonicalize_name(name), Version(version)) else None
+        plain = os.path.basename(words[0]) == words[0]
+        return words if plain and found == (canonicalize_name(name), Version(version)) else None
     except (FileNotFoundError, UnicodeDecodeError, InvalidSdistFilename, InvalidWheelFilename, InvalidVersion):
         # Then the index is asked, as it is for a file that was never here.
         return None

@@ -22,6 +22,8 @@ from pip._vendor.packaging.utils import canonicalize_name
 LOCK = "/opt/forge/lock"
 # Survives builds, and other builds write into it too: what is in it counts only if it is what its name says.
 CACHE = "/forge/cache"
+# Paths of indexes that say nothing of who asks.
+OPEN_PATHS = ("", "simple", "pypi/simple")
 OPTION = re.compile(
     r"^(-i|--index-url|--extra-index-url|-f|--find-links|--trusted-host|--pre|--no-binary|--only-binary)\b"
 )
@@ -169,11 +171,16 @@ class Index:
         return os.path.join(CACHE, f"place-{hashlib.sha256(repr(asked).encode()).hexdigest()}")
 
     def note_place(self, digest, link):
-        """Notes where a file is, so that the step that fetches it need not ask again."""
+        """Notes where a file is, so that the step that fetches it need not ask again; but nothing that may hold what
+        is nobody's business, as an address may in its query, its user, or its path."""
         url = urllib.parse.urlsplit(link.url)
-        # Anything else is at hand, or may hold what is nobody's business.
-        if url.scheme in ("http", "https") and not url.query and "@" not in url.netloc:
-            note(self.place(digest), f"{link.filename} {link.url_without_fragment}")
+        if url.scheme not in ("http", "https") or url.query or "@" in url.netloc:
+            return
+        for place in [*self.finder.index_urls, *self.finder.find_links]:
+            index = urllib.parse.urlsplit(place)
+            if index.hostname == url.hostname and ("@" in index.netloc or index.path.strip("/") not in OPEN_PATHS):
+                return
+        note(self.place(digest), f"{link.filename} {link.url_without_fragment}")
 
     def reach(self, name):
         """Ends with the reason when the index does not answer, which pip's finder keeps to itself."""

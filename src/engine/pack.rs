@@ -8,7 +8,7 @@ use std::cmp::Reverse;
 use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::Instant;
 
@@ -244,12 +244,12 @@ impl Engine<'_> {
     fn parts(&self, step: &Step, tree: &Digest) -> Result<Vec<Part>, EngineError> {
         let list = self.store.read_tree(tree)?;
         let Some(split) = self.split(step) else {
-            return Ok(vec![Part { name: None, tree: list }]);
+            return Ok(vec![Part { name: None, tree: Arc::new(list) }]);
         };
         let root = self.store.tree_path(tree);
         let read = |path: &[u8]| fs::read(root.join(OsStr::from_bytes(path)));
         let parts = split
-            .parts(&list, read)
+            .parts(list, read)
             .map_err(|source| EngineError::Split { step: step.name.clone(), source })?;
         let named = |part: &Part| NamedPart { name: part.name.clone(), tree: part.tree.digest() };
         let named: Vec<NamedPart> = parts.iter().map(named).collect();
@@ -295,7 +295,7 @@ impl Engine<'_> {
         usable: &Usable<'_>,
     ) -> Result<Vec<Packed>, EngineError> {
         let tree = self.snapshot.select(selection)?;
-        let whole = Part { name: None, tree: Tree::clone(&tree) };
+        let whole = Part { name: None, tree };
         let prefix = format!("{APP_FOLDER}/");
         let files = Files::of_user(&self.snapshot.root, &prefix);
         self.pack_parts(step, vec![whole], files, usable).map_err(|error| match error {

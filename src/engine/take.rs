@@ -1,18 +1,23 @@
 //! Takes files of inputs as they are: one of many downloads, or several outputs
 //! joined to one. Nothing runs, and no byte is copied: files are linked.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{PermissionsExt, symlink};
-use std::path::Path;
+use std::path::{Path, PathBuf};
+
+use rayon::prelude::*;
 
 use super::{Engine, EngineError};
 use crate::digest::Digest;
 use crate::plan::Step;
 use crate::source::matcher;
 use crate::tree::{Node, Tree};
+
+/// Files that one processor links: neighbours, as two in one folder wait for each other.
+const AT_ONCE: usize = 512;
 
 /// Path → the input that has it, and what it has there.
 type Union = BTreeMap<Vec<u8>, (usize, Node)>;
@@ -24,14 +29,16 @@ impl Engine<'_> {
         inputs: &[Digest],
         patterns: &[String],
     ) -> Result<(Digest, Tree), EngineError> {
-        let lists =
-            inputs.iter().map(|tree| self.store.read_tree(tree)).collect::<Result<Vec<_>, _>>()?;
+        let mut union = Union::new();
+        for (input, tree) in inputs.iter().enumerate() {
+            stack(&mut union, input, self.store.read_tree(tree)?);
+        }
         let matcher = matcher("a step's `take`", patterns.iter().map(String::as_str))?;
         let taken = |path: &[u8], folder: bool| {
             let path = Path::new(OsStr::from_bytes(path));
             matcher.matched_path_or_any_parents(path, folder).is_ignore()
         };
-        let union = select(&lists, taken);
+        keep_taken(&mut union, taken);
         let scratch = self.scratch(step)?;
         let out = scratch.path().join("out");
         let roots: Vec<_> = inputs.iter().map(|tree| self.store.tree_path(tree)).collect();
@@ -49,52 +56,50 @@ impl Engine<'_> {
     }
 }
 
-/// The inputs stacked as an overlay would, and of that what is `taken`.
-fn select(lists: &[Tree], taken: impl Fn(&[u8], bool) -> bool) -> Union {
-    let mut union = Union::new();
-    for (input, list) in lists.iter().enumerate() {
-        for (path, node) in &list.entries {
-            let folder = matches!(node, Node::Directory { .. });
-            let hides = !folder || matches!(node, Node::Directory { opaque: true, .. });
-            if hides {
-                remove_below(&mut union, path);
+/// Puts an input over those before it, as an overlay would.
+fn stack(union: &mut Union, input: usize, list: Tree) {
+    for (path, node) in list.entries {
+        let folder = matches!(node, Node::Directory { .. });
+        let hides = !folder || matches!(node, Node::Directory { opaque: true, .. });
+        if hides {
+            remove_below(union, &path);
+        }
+        let node = match node {
+            Node::Whiteout => {
+                union.remove(&path);
+                continue;
             }
-            let node = match node {
-                Node::Whiteout => {
-                    union.remove(path);
-                    continue;
-                }
-                Node::Directory { mode, .. } => Node::Directory { mode: *mode, opaque: false },
-                // The first name may not be taken, or be another file above.
-                Node::HardLink { to } => match list.entries.get(to) {
-                    Some(file) => file.clone(),
-                    None => continue,
-                },
-                other => other.clone(),
-            };
-            union.insert(path.clone(), (input, node));
+            Node::Directory { mode, .. } => Node::Directory { mode, opaque: false },
+            // The first name, which came before, may not be taken, or be another file above.
+            Node::HardLink { to } => match union.get(&to) {
+                Some((from, file)) if *from == input => file.clone(),
+                _ => continue,
+            },
+            other => other,
+        };
+        union.insert(path, (input, node));
+    }
+}
+
+/// Leaves what is `taken`, and the folders that lead to it, as they are.
+fn keep_taken(union: &mut Union, taken: impl Fn(&[u8], bool) -> bool) {
+    let mut folders = BTreeSet::new();
+    let mut is_taken = Vec::with_capacity(union.len());
+    for (path, (_, node)) in &*union {
+        let taken = taken(path, matches!(node, Node::Directory { .. }));
+        is_taken.push(taken);
+        let mut rest = path.as_slice();
+        while taken && let Some(slash) = rest.iter().rposition(|byte| *byte == b'/') {
+            rest = &rest[..slash];
+            // Where it is known, those above are.
+            if folders.contains(rest) {
+                break;
+            }
+            folders.insert(rest.to_vec());
         }
     }
-    let kept: Vec<Vec<u8>> = union
-        .iter()
-        .filter(|(path, (_, node))| taken(path, matches!(node, Node::Directory { .. })))
-        .map(|(path, _)| path.clone())
-        .collect();
-    let mut selected = Union::new();
-    for path in kept {
-        // The folders that lead to it, as they are.
-        for (at, byte) in path.iter().enumerate() {
-            if *byte == b'/'
-                && let Some(folder) = union.get(&path[..at])
-            {
-                selected.insert(path[..at].to_vec(), folder.clone());
-            }
-        }
-        if let Some(entry) = union.get(&path) {
-            selected.insert(path, entry.clone());
-        }
-    }
-    selected
+    let mut is_taken = is_taken.into_iter();
+    union.retain(|path, _| is_taken.next() == Some(true) || folders.contains(path));
 }
 
 fn remove_below(union: &mut Union, path: &[u8]) {
@@ -112,23 +117,27 @@ fn remove_below(union: &mut Union, path: &[u8]) {
 
 fn write<'a>(
     union: &Union,
-    root: impl Fn(usize) -> &'a std::path::PathBuf,
+    root: impl Fn(usize) -> &'a PathBuf + Sync,
     out: &Path,
 ) -> std::io::Result<()> {
     fs::create_dir(out)?;
     fs::set_permissions(out, fs::Permissions::from_mode(0o755))?;
+    let mut files = Vec::with_capacity(union.len());
     for (path, (input, node)) in union {
         let path = Path::new(OsStr::from_bytes(path));
-        let to = out.join(path);
         match node {
-            // A folder comes before what is in it, and `select` leaves none out.
-            Node::Directory { .. } => fs::create_dir_all(&to)?,
-            Node::Symlink { target } => symlink(OsStr::from_bytes(target), &to)?,
-            Node::File { .. } => fs::hard_link(root(*input).join(path), &to)?,
-            // `select` leaves neither of them.
+            // A folder comes before what is in it, and none is left out.
+            Node::Directory { .. } => fs::create_dir_all(out.join(path))?,
+            Node::Symlink { target } => symlink(OsStr::from_bytes(target), out.join(path))?,
+            Node::File { .. } => files.push((*input, path)),
+            // `stack` leaves neither of them.
             Node::HardLink { .. } | Node::Whiteout => {}
         }
     }
+    files
+        .into_par_iter()
+        .with_min_len(AT_ONCE)
+        .try_for_each(|(input, path)| fs::hard_link(root(input).join(path), out.join(path)))?;
     // Last, as a folder may be one that nobody may write into.
     for (path, (_, node)) in union.iter().rev() {
         if let Node::Directory { mode, .. } = node {
@@ -158,6 +167,15 @@ mod tests {
             size: content.len() as u64,
             digest: Digest::of(content.as_bytes()),
         }
+    }
+
+    fn select(lists: &[Tree], taken: impl Fn(&[u8], bool) -> bool) -> Union {
+        let mut union = Union::new();
+        for (input, list) in lists.iter().enumerate() {
+            stack(&mut union, input, list.clone());
+        }
+        keep_taken(&mut union, taken);
+        union
     }
 
     #[track_caller]

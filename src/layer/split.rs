@@ -9,6 +9,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::sync::Arc;
 
 use thiserror::Error;
 
@@ -26,7 +27,7 @@ pub struct Part {
     /// What people call it; `None` for a tree that stays whole.
     pub name: Option<String>,
     /// Its entries.
-    pub tree: Tree,
+    pub tree: Arc<Tree>,
 }
 
 /// How a tree is split.
@@ -79,39 +80,52 @@ impl Split {
     /// See [`SplitError`].
     pub fn parts(
         &self,
-        tree: &Tree,
+        tree: Tree,
         read: impl Fn(&[u8]) -> io::Result<Vec<u8>>,
     ) -> Result<Vec<Part>, SplitError> {
         let hides =
             |node: &Node| matches!(node, Node::Whiteout | Node::Directory { opaque: true, .. });
         if tree.size() < ALONE || tree.entries.values().any(hides) {
-            return Ok(vec![Part { name: None, tree: tree.clone() }]);
+            return Ok(vec![Part { name: None, tree: Arc::new(tree) }]);
         }
         let read = |path: &[u8]| {
             let shown = || String::from_utf8_lossy(path).into_owned();
             read(path).map_err(|source| SplitError::Read { path: shown(), source })
         };
-        let units = Units::new(&self.rules)?.of(tree, read)?;
+        let units = Units::new(&self.rules)?.of(&tree, read)?;
         let mut sizes: BTreeMap<String, u64> = BTreeMap::new();
         for (path, unit) in &units {
             let size = match tree.entries.get(*path) {
                 Some(Node::File { size, .. }) => *size,
                 _ => 0,
             };
-            *sizes.entry(unit.clone()).or_default() += size;
-        }
-        let places = assign(&sizes, self.most);
-        let mut parts: BTreeMap<&Place, Tree> = BTreeMap::new();
-        for (path, node) in &tree.entries {
-            let place = units.get(path.as_slice()).and_then(|unit| places.get(unit));
-            // A folder that is not empty comes along with what is in it.
-            if !matches!(node, Node::Directory { .. }) || !tree.has_below(path) {
-                add(parts.entry(place.unwrap_or(&Place::Rest)).or_default(), tree, path, node);
+            match sizes.get_mut(&**unit) {
+                Some(sum) => *sum += size,
+                None => drop(sizes.insert((**unit).to_owned(), size)),
             }
         }
-        let name = |place: &Place| Some(place.name());
-        let mut parts: Vec<Part> =
-            parts.into_iter().map(|(place, tree)| Part { name: name(place), tree }).collect();
+        let places = assign(&sizes, self.most);
+        let place = |(path, node): (&Vec<u8>, &Node)| {
+            // A folder that is not empty comes along with what is in it.
+            (!matches!(node, Node::Directory { .. }) || !tree.has_below(path)).then(|| {
+                let place = units.get(path.as_slice()).and_then(|unit| places.get(&**unit));
+                place.unwrap_or(&Place::Rest)
+            })
+        };
+        let placed: Vec<Option<&Place>> = tree.entries.iter().map(place).collect();
+        drop(units);
+        let is_folder = |(_, node): &(&Vec<u8>, &Node)| matches!(node, Node::Directory { .. });
+        let folders = tree.entries.iter().filter(is_folder);
+        let folders = folders.map(|(path, node)| (path.clone(), node.clone())).collect();
+        let mut parts: BTreeMap<&Place, Tree> = BTreeMap::new();
+        for ((path, node), place) in tree.entries.into_iter().zip(placed) {
+            if let Some(place) = place {
+                add(parts.entry(place).or_default(), &folders, path, node);
+            }
+        }
+        let part =
+            |(place, tree): (&Place, Tree)| Part { name: Some(place.name()), tree: Arc::new(tree) };
+        let mut parts: Vec<Part> = parts.into_iter().map(part).collect();
         if let [whole] = parts.as_mut_slice() {
             whole.name = None;
         }
@@ -120,18 +134,18 @@ impl Split {
 }
 
 /// Adds an entry and the folders that lead to it, as they are in the whole tree.
-fn add(part: &mut Tree, tree: &Tree, path: &[u8], node: &Node) {
-    part.entries.insert(path.to_vec(), node.clone());
-    let mut rest = path;
+fn add(part: &mut Tree, folders: &BTreeMap<Vec<u8>, Node>, path: Vec<u8>, node: Node) {
+    let mut rest = path.as_slice();
     while let Some(slash) = rest.iter().rposition(|byte| *byte == b'/') {
         rest = &rest[..slash];
-        match tree.entries.get(rest) {
+        match folders.get(rest) {
             Some(folder) if !part.entries.contains_key(rest) => {
                 part.entries.insert(rest.to_vec(), folder.clone());
             }
             _ => break,
         }
     }
+    part.entries.insert(path, node);
 }
 
 #[cfg(test)]
@@ -170,7 +184,7 @@ mod tests {
     }
 
     fn parts(tree: &Tree) -> Vec<Part> {
-        split().parts(tree, |_| Err(io::ErrorKind::NotFound.into())).expect("splits")
+        split().parts(tree.clone(), |_| Err(io::ErrorKind::NotFound.into())).expect("splits")
     }
 
     fn names(parts: &[Part]) -> Vec<&str> {
@@ -228,7 +242,7 @@ mod tests {
     fn what_stays_whole() {
         let whole = |tree: &Tree| {
             let parts = parts(tree);
-            assert_eq!(parts, [Part { name: None, tree: tree.clone() }]);
+            assert_eq!(parts, [Part { name: None, tree: Arc::new(tree.clone()) }]);
         };
         whole(&tree(&[("lib/a-1/x", 5), ("bin/run", 5)]));
         whole(&tree(&[("usr/x", 50 * MB), ("bin/run", 5)]));

@@ -11,6 +11,7 @@
 //! package whose authors change their mind about them stays where it is.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use regex::bytes::{Captures, Regex};
 
@@ -36,6 +37,9 @@ pub enum Says {
     Beside(String),
 }
 
+/// The number of a rule → path → unit.
+type Listed = BTreeMap<usize, BTreeMap<Vec<u8>, Arc<str>>>;
+
 /// Rules, ready for use.
 pub(super) struct Units<'r> {
     rules: Vec<(Regex, &'r Says)>,
@@ -59,7 +63,7 @@ impl Units<'_> {
         &self,
         tree: &'t Tree,
         read: impl Fn(&[u8]) -> Result<Vec<u8>, E>,
-    ) -> Result<BTreeMap<&'t [u8], String>, E> {
+    ) -> Result<BTreeMap<&'t [u8], Arc<str>>, E> {
         let listed = self.listed(tree, read)?;
         let mut units = BTreeMap::new();
         for (path, node) in &tree.entries {
@@ -75,15 +79,16 @@ impl Units<'_> {
         Ok(units)
     }
 
-    /// Rule and path → unit, of what lists say. Of two lists that name one file the first counts.
+    /// What lists say. Of two lists that name one file the first counts.
     fn listed<E>(
         &self,
         tree: &Tree,
         read: impl Fn(&[u8]) -> Result<Vec<u8>, E>,
-    ) -> Result<BTreeMap<(usize, Vec<u8>), String>, E> {
-        let mut listed = BTreeMap::new();
+    ) -> Result<Listed, E> {
+        let mut listed = Listed::new();
         let lists = |(_, (_, says)): &(usize, &(Regex, &Says))| **says == Says::List;
         for (number, (expression, _)) in self.rules.iter().enumerate().filter(lists) {
+            let listed = listed.entry(number).or_default();
             for (path, node) in &tree.entries {
                 let (Node::File { .. } | Node::HardLink { .. }) = node else { continue };
                 let Some(captures) = expression.captures(path) else { continue };
@@ -91,7 +96,7 @@ impl Units<'_> {
                 let from = captures.name("from").map_or(&b""[..], |from| from.as_bytes());
                 for line in read(path)?.split(|byte| *byte == b'\n') {
                     if let Some(file) = joined(from, &first_field(line)) {
-                        listed.entry((number, file)).or_insert_with(|| unit.clone());
+                        listed.entry(file).or_insert_with(|| Arc::clone(&unit));
                     }
                 }
             }
@@ -99,15 +104,10 @@ impl Units<'_> {
         Ok(listed)
     }
 
-    fn unit(
-        &self,
-        path: &[u8],
-        listed: &BTreeMap<(usize, Vec<u8>), String>,
-        may_follow: bool,
-    ) -> Option<String> {
+    fn unit(&self, path: &[u8], listed: &Listed, may_follow: bool) -> Option<Arc<str>> {
         self.rules.iter().enumerate().find_map(|(number, (expression, says))| match says {
             Says::Unit => unit_name(&expression.captures(path)?),
-            Says::List => listed.get(&(number, path.to_vec())).cloned(),
+            Says::List => listed.get(&number)?.get(path).cloned(),
             Says::Beside(file) if may_follow => {
                 let mut other = Vec::new();
                 expression.captures(path)?.expand(file.as_bytes(), &mut other);
@@ -118,7 +118,7 @@ impl Units<'_> {
     }
 }
 
-fn unit_name(captures: &Captures<'_>) -> Option<String> {
+fn unit_name(captures: &Captures<'_>) -> Option<Arc<str>> {
     let unit = std::str::from_utf8(captures.name("unit")?.as_bytes()).ok()?;
     let mut name = String::with_capacity(unit.len());
     for character in unit.to_lowercase().chars() {
@@ -128,7 +128,7 @@ fn unit_name(captures: &Captures<'_>) -> Option<String> {
             other => name.push(other),
         }
     }
-    (!name.is_empty()).then_some(name)
+    (!name.is_empty()).then(|| name.into())
 }
 
 /// The first field of a line of CSV (RFC 4180): in quotes, of which one within is written twice,
@@ -199,7 +199,7 @@ mod tests {
         let units = Units::new(rules).expect("expressions").of(&tree, read).expect("read");
         for (path, expected) in paths {
             let path = path.split('=').next().unwrap_or(path).trim_end_matches('/');
-            assert_eq!(units.get(path.as_bytes()).map(String::as_str), *expected, "{path}");
+            assert_eq!(units.get(path.as_bytes()).map(AsRef::as_ref), *expected, "{path}");
         }
     }
 

@@ -273,7 +273,8 @@ fn is_opaque(path: &Path) -> bool {
 }
 
 /// Takes out of `upper/` again what was put there before the command ran and is as it was,
-/// and marks what is gone.
+/// and marks what is gone. Files that are given have one name each: taking one of several away
+/// would look like a change of the others.
 pub(super) fn drop_unchanged(spec: &Spec, before: &Notes) -> Result<(), SandboxError> {
     let upper = spec.scratch.join("upper");
     let mut folders = Folders::below(&upper);

@@ -26,7 +26,7 @@ mod scratch;
 mod sweep;
 
 use std::fs::{self, File, OpenOptions, TryLockError};
-use std::io::{self, BufReader, Read, Write};
+use std::io::{self, BufReader, BufWriter, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
@@ -349,16 +349,19 @@ impl Store {
             return Ok(());
         }
         let tmp = self.root.join("tmp");
-        let mut file = tempfile::Builder::new()
+        let file = tempfile::Builder::new()
             .prefix("file-")
             .permissions(fs::Permissions::from_mode(0o644))
             .tempfile_in(&tmp)
             .map_err(failed("write", &tmp))?;
+        let mut writer = BufWriter::with_capacity(64 << 10, file.as_file());
         parts
             .iter()
-            .try_for_each(|part| file.write_all(part))
+            .try_for_each(|part| writer.write_all(part))
+            .and_then(|()| writer.flush())
             .and_then(|()| file.as_file().sync_all())
             .map_err(failed("write", path))?;
+        drop(writer);
         file.persist(path).map_err(|error| failed("write", path)(error.error))?;
         sync_parent(path)
     }

@@ -164,7 +164,7 @@ fn check(buildpack: &str, step: &str, files: &[(&str, &str)], lists: &[(&str, &s
     let lists: BTreeMap<&[u8], &str> =
         lists.iter().map(|(path, text)| (path.as_bytes(), *text)).collect();
     let read = |path: &[u8]| Ok(lists.get(path).unwrap_or(&"").as_bytes().to_vec());
-    let parts = split.parts(&tree, read).unwrap();
+    let parts = split.parts(tree, read).unwrap();
     for (path, unit) in files {
         let part = parts.iter().find(|part| part.tree.entries.contains_key(path.as_bytes()));
         let name = part.unwrap().name.as_deref();
