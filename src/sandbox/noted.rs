@@ -406,4 +406,40 @@ mod tests {
         let found = paths.map(&mut is_there);
         assert_eq!(found, [true, true, true, false, false, false, false]);
     }
+
+    #[test]
+    fn what_was_moved_stays() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let upper = folder.path().join("upper");
+        for path in ["moved/x", "gone/x", "kept/x", "changed/x"] {
+            let path = upper.join(path);
+            fs::create_dir_all(path.parent().expect("below")).expect("mkdir");
+            fs::write(path, "given").expect("write");
+        }
+        let before = note(&upper).expect("noted");
+        fs::rename(upper.join("moved"), upper.join("new")).expect("moved");
+        symlink("new", upper.join("moved")).expect("linked");
+        fs::remove_dir_all(upper.join("gone")).expect("removed");
+        fs::write(upper.join("changed/x"), "longer than before").expect("write");
+        fs::write(upper.join("kept/y"), "made").expect("write");
+        let spec = Spec {
+            mode: super::super::Mode::Namespaces,
+            layers: Vec::new(),
+            scratch: folder.path().to_owned(),
+            outputs: vec!["moved".to_owned(), "kept".to_owned()],
+            given: super::super::Given::Inputs,
+            binds: Vec::new(),
+            network: super::super::Network::Offline,
+            command: Vec::new(),
+            environment: BTreeMap::new(),
+            directory: PathBuf::from("/"),
+            user: 0,
+            parent: 0,
+            interactive: false,
+        };
+        drop_unchanged(&spec, &before).expect("dropped");
+        let left = note(&upper).expect("noted");
+        let left: Vec<String> = left.iter().map(|(path, _)| path.display().to_string()).collect();
+        assert_eq!(left, ["changed", "changed/x", "kept", "kept/y", "moved", "new", "new/x"]);
+    }
 }
