@@ -70,7 +70,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let megabytes = tar.len() as f64 / 1e6;
     let mut text = format!(
         "{} entries, {megabytes:.0} MB of tar, {processors} processors, {rounds} rounds, medians\n\n",
-        tree.entries.len()
+        tree.len()
     );
     writeln!(
         text,
@@ -143,8 +143,8 @@ fn share(
 ) -> Result<(), String> {
     let failed = |error: &dyn std::fmt::Display| error.to_string();
     let mut read = vec![0; PIECE];
-    let is_file = |(_, node): &(&Vec<u8>, &Node)| matches!(node, Node::File { .. });
-    for (path, _) in tree.entries.iter().filter(is_file).skip(number).step_by(of) {
+    let is_file = |(_, node): &(&[u8], &Node)| matches!(node, Node::File { .. });
+    for (path, _) in tree.iter().filter(is_file).skip(number).step_by(of) {
         let file = File::open(folder.join(OsStr::from_bytes(path)));
         let mut file = file.map_err(|error| failed(&error))?;
         while file.read(&mut read).map_err(|error| failed(&error))? > 0 {}

@@ -98,8 +98,12 @@ fn copy(from: &Path, to: &Path) {
 struct Texts<'a>(&'a Snapshot);
 
 impl AppFiles for Texts<'_> {
-    fn paths(&self) -> &[String] {
-        &self.0.files
+    fn paths(&self) -> Box<dyn Iterator<Item = &str> + '_> {
+        Box::new(self.0.files())
+    }
+
+    fn has(&self, path: &str) -> bool {
+        self.0.content(path).is_some()
     }
 
     fn read(&self, path: &str) -> Result<Option<String>, FactError> {
@@ -114,7 +118,8 @@ fn source(criterion: &mut Criterion) {
     std::thread::sleep(Duration::from_secs(4));
     let (snapshot, seen) =
         Snapshot::take_again(root, &rules, &Seen::default()).expect("a snapshot");
-    let kept = seen.parts().concat();
+    let mut kept = Vec::new();
+    seen.write_to(&mut kept).expect("written");
     let mut group = criterion.benchmark_group("source, 10,000 files");
     group.sample_size(30).throughput(Throughput::Elements((FOLDERS * FILES) as u64));
     group.bench_function("first look", |bench| {
@@ -137,9 +142,10 @@ fn source(criterion: &mut Criterion) {
     });
     let tree = snapshot.select(&Selection { rules: vec!["*".to_owned()] }).expect("a tree");
     group.bench_function("a tree's digest", |bench| bench.iter(|| tree.digest()));
-    let written = tree.to_text();
+    let mut written = Vec::new();
+    tree.write_to(&mut written).expect("written");
     group.bench_function("a tree's list, read", |bench| {
-        bench.iter(|| Tree::from_text(&written).expect("a tree"));
+        bench.iter(|| Tree::read_from(written.as_slice(), Path::new("list")).expect("a tree"));
     });
     group.bench_function("facts", |bench| {
         bench.iter(|| facts::collect(&Texts(&snapshot)).expect("facts"));

@@ -127,9 +127,7 @@ impl App {
         let known = known.and_then(Seen::parse).unwrap_or_default();
         let (snapshot, seen) = Snapshot::take_again(&self.folder, &rules, &known)?;
         if seen != known {
-            let parts = seen.parts();
-            let parts: Vec<&[u8]> = parts.iter().map(AsRef::as_ref).collect();
-            self.store.put_bytes(Table::Sources, &key, &parts)?;
+            self.store.put_bytes(Table::Sources, &key, &|to| seen.write_to(to))?;
         }
         let remembered = self.store.bytes(Table::Sources, &selected_key(&snapshot))?;
         if let Some(remembered) = remembered.and_then(|bytes| Remembered::parse(&bytes)) {
@@ -142,7 +140,8 @@ impl App {
     pub(super) fn remember(&self, snapshot: &Snapshot) -> Result<(), Failure> {
         if let Some(remembered) = snapshot.remembered() {
             let key = selected_key(snapshot);
-            self.store.put_bytes(Table::Sources, &key, &[&remembered.to_bytes()])?;
+            let bytes = remembered.to_bytes();
+            self.store.put_bytes(Table::Sources, &key, &|to| to.write_all(&bytes))?;
         }
         Ok(())
     }
@@ -242,8 +241,8 @@ impl App {
         }
         let mut failure = failure;
         failure.message = format!("{} in `{}`", failure.message, self.folder.display());
-        let nothing_there = snapshot.files.is_empty();
-        let misses = facts::near_misses(&snapshot.files);
+        let nothing_there = snapshot.files().next().is_none();
+        let misses = facts::near_misses(&snapshot.files().collect::<Vec<_>>());
         let mut advice: Vec<String> = misses
             .into_iter()
             .map(|miss| {
@@ -349,7 +348,7 @@ impl App {
 fn own_buildpacks(snapshot: &Snapshot) -> Result<BTreeMap<String, String>, Failure> {
     const FOLDER: &str = ".forge/buildpacks/";
     let mut found = BTreeMap::new();
-    for path in snapshot.files.iter().filter(|path| path.starts_with(FOLDER)) {
+    for path in snapshot.files().filter(|path| path.starts_with(FOLDER)) {
         if let Some(text) = snapshot.text(path)? {
             found.insert(path[FOLDER.len()..].to_owned(), text);
         }
@@ -361,8 +360,12 @@ fn own_buildpacks(snapshot: &Snapshot) -> Result<BTreeMap<String, String>, Failu
 struct SnapshotFiles<'a>(&'a Snapshot);
 
 impl Files for SnapshotFiles<'_> {
-    fn paths(&self) -> &[String] {
-        &self.0.files
+    fn paths(&self) -> Box<dyn Iterator<Item = &str> + '_> {
+        Box::new(self.0.files())
+    }
+
+    fn has(&self, path: &str) -> bool {
+        self.0.content(path).is_some()
     }
 
     fn read(&self, path: &str) -> Result<Option<String>, FactError> {

@@ -33,13 +33,12 @@ pub(super) fn text(
     let given = snapshot.select(selection)?;
     let mut text = String::new();
     // Of most files that count no rule says anything.
-    let paths = snapshot.files.iter().chain(snapshot.links.keys());
-    let mut paths: BTreeMap<&str, Option<&Decision>> =
-        paths.map(|path| (path.as_str(), None)).collect();
+    let paths = snapshot.files().chain(snapshot.links());
+    let mut paths: BTreeMap<&str, Option<&Decision>> = paths.map(|path| (path, None)).collect();
     paths.extend(snapshot.decisions.iter().map(|(path, decision)| (&**path, Some(decision))));
     for (path, decision) in paths {
         let seen = format!("{APP_FOLDER}/{path}");
-        let selected = given.entries.contains_key(seen.as_bytes());
+        let selected = given.get(seen.as_bytes()).is_some();
         let is_read = selected && read.is_some_and(|read| read.0.contains(&seen));
         let rule = decision.map(|decision| decision.rule.clone()).unwrap_or_default();
         let (mark, rule) = match (decision.is_none_or(|decision| decision.included), selected) {

@@ -150,12 +150,8 @@ fn secrets(snapshot: &Snapshot) -> Option<Notice> {
     let asked = |path: &str| {
         snapshot.decisions.get(path).is_some_and(|decision| decision.by == By::Include)
     };
-    let paths: Vec<&str> = snapshot
-        .files
-        .iter()
-        .map(String::as_str)
-        .filter(|path| secrets.matches(path) && !asked(path))
-        .collect();
+    let paths: Vec<&str> =
+        snapshot.files().filter(|path| secrets.matches(path) && !asked(path)).collect();
     let named = named(&paths)?;
     let go =
         if paths.len() == 1 { "looks like a secret and goes" } else { "look like secrets and go" };
@@ -174,7 +170,7 @@ fn scripts(snapshot: &Snapshot) -> Option<Notice> {
     });
     let mut problems = Vec::new();
     let mut remedies: Vec<&str> = Vec::new();
-    for path in snapshot.files.iter().filter(|path| path.starts_with("bin/")) {
+    for path in snapshot.files().filter(|path| path.starts_with("bin/")) {
         let Some(Content { executable, .. }) = snapshot.content(path) else { continue };
         let head = head(snapshot, path, HEAD);
         let line = head.split(|byte| *byte == b'\n').next().unwrap_or_default();
@@ -216,12 +212,12 @@ fn scripts(snapshot: &Snapshot) -> Option<Notice> {
 
 fn pointers(snapshot: &Snapshot) -> Option<Notice> {
     // Only where git was told to use LFS does any file have to be read.
-    let attributes = |path: &&String| path.ends_with(".gitattributes");
+    let attributes = |path: &&str| path.ends_with(".gitattributes");
     let uses = |path: &str| {
         let text = fs::read(snapshot.root.join(path)).unwrap_or_default();
         String::from_utf8_lossy(&text).contains("filter=lfs")
     };
-    let nested = || snapshot.files.iter().filter(attributes).any(|path| uses(path));
+    let nested = || snapshot.files().filter(attributes).any(uses);
     if !(uses(".gitattributes") || nested()) {
         return None;
     }
@@ -230,9 +226,7 @@ fn pointers(snapshot: &Snapshot) -> Option<Notice> {
         content.is_some_and(|it| (POINTER.len() as u64..POINTER_SIZE).contains(&it.size))
     };
     let paths: Vec<&str> = snapshot
-        .files
-        .iter()
-        .map(String::as_str)
+        .files()
         .filter(small)
         .filter(|path| head(snapshot, path, POINTER.len() as u64) == POINTER)
         .collect();

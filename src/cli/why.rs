@@ -100,7 +100,7 @@ fn changes(
     before: &Run,
 ) -> Result<Vec<Reason>, Failure> {
     let app = given(plan, step).map(|selection| snapshot.select(selection)).transpose()?;
-    Ok(Run::of(plan, step, app.as_deref(), |_| None).reasons(before))
+    Ok(Run::of(plan, step, app.as_ref(), |_| None).reasons(before))
 }
 
 fn describe(step: &Step, run: &Run, now: &[(String, Vec<Reason>)]) -> String {

@@ -48,7 +48,7 @@ pub fn needed(
     let mut own = BTreeSet::new();
     let mut wanted: BTreeMap<String, String> = BTreeMap::new();
     for (tree, root) in inspected {
-        for (path, node) in &tree.entries {
+        for (path, node) in tree.iter() {
             let path = Path::new(OsStr::from_bytes(path));
             if let Some(name) = path.file_name() {
                 own.insert(name.to_string_lossy().into_owned());
@@ -113,7 +113,7 @@ fn libraries(path: &Path, machine: u16) -> io::Result<Vec<String>> {
 fn owners(trees: &[Placed<'_>]) -> io::Result<BTreeMap<String, String>> {
     let mut owners = BTreeMap::new();
     for (tree, root) in trees {
-        for path in tree.entries.keys() {
+        for (path, _) in tree.iter() {
             let Some(list) = std::str::from_utf8(path)
                 .ok()
                 .and_then(|path| path.strip_prefix(LISTS))

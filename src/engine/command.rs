@@ -7,7 +7,6 @@ use std::io::{BufWriter, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use super::hints::{self, Whereabouts};
 use super::{Acted, Engine, EngineError};
@@ -46,7 +45,7 @@ impl Engine<'_> {
         let mut below = inputs;
         if let (Some(selection), Some((_, others))) = (self.app_files(step), inputs.split_last()) {
             let upper = scratch.path().join("upper");
-            self.snapshot.materialise(&*self.snapshot.select(selection)?, &upper)?;
+            self.snapshot.materialise(&self.snapshot.select(selection)?, &upper)?;
             below = others;
         }
         let reads = self.execute(step, key, below, command, files, &scratch)?;
@@ -183,11 +182,11 @@ impl Engine<'_> {
     ) -> Result<(Digest, Tree), EngineError> {
         let app = match self.app_files(step) {
             Some(selection) => self.snapshot.select(selection)?,
-            None => Arc::default(),
+            None => Tree::default(),
         };
         // What an input has is there, though the step has made nothing in it.
         let is_given = |path: &str| {
-            app.entries.contains_key(path.as_bytes())
+            app.get(path.as_bytes()).is_some()
                 || inputs
                     .iter()
                     .any(|tree| fs::symlink_metadata(self.store.tree_path(tree).join(path)).is_ok())
@@ -288,7 +287,7 @@ fn drop_entries(
 /// step was isolated. What it has written anew, with the same content even, stays.
 fn drop_untouched(keep: &Path, app: &Tree) -> std::io::Result<()> {
     // What is in a folder comes after it, so backwards before it.
-    for (path, node) in app.entries.iter().rev() {
+    for (path, node) in app.iter().rev() {
         let full = keep.join(OsStr::from_bytes(path));
         let Ok(there) = fs::symlink_metadata(&full) else { continue };
         let mode_is = |mode: u32| there.mode() & 0o7777 == mode;
@@ -346,7 +345,7 @@ mod tests {
         drop_entries(folder.path(), "", &rules).expect("dropped");
         let tree = Tree::scan(folder.path()).expect("scan");
         let left: Vec<_> =
-            tree.entries.keys().map(|path| String::from_utf8_lossy(path).into_owned()).collect();
+            tree.iter().map(|(path, _)| String::from_utf8_lossy(path).into_owned()).collect();
         assert_eq!(
             left,
             [

@@ -66,7 +66,7 @@ impl Engine<'_> {
         let list = self.store.read_tree(tree)?;
         let root = self.store.tree_path(tree);
         let mut texts = BTreeMap::new();
-        for (path, node) in &list.entries {
+        for (path, node) in list.iter() {
             if matches!(node, Node::File { .. }) {
                 let path = String::from_utf8_lossy(path).into_owned();
                 let full = root.join(&path);
@@ -98,8 +98,7 @@ impl Engine<'_> {
 
 /// The tree of files that forge makes itself, without writing them.
 pub(super) fn made_tree(files: &BTreeMap<String, MadeFile>) -> Tree {
-    let mut tree = Tree::default();
-    for (path, file) in files {
+    let made = files.iter().map(|(path, file)| {
         let node = match file {
             MadeFile::File { content, mode } => {
                 Node::File { mode: *mode, size: content.len() as u64, digest: Digest::of(content) }
@@ -107,10 +106,9 @@ pub(super) fn made_tree(files: &BTreeMap<String, MadeFile>) -> Tree {
             MadeFile::Link { target } => Node::Symlink { target: target.clone().into_bytes() },
             MadeFile::Folder { mode } => Node::Directory { mode: *mode, opaque: false },
         };
-        tree.entries.insert(path.clone().into_bytes(), node);
-    }
-    tree.add_parents();
-    tree
+        (path, node)
+    });
+    made.collect::<Tree>().with_parents()
 }
 
 fn write_files(

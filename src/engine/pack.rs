@@ -8,7 +8,7 @@ use std::cmp::Reverse;
 use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::Instant;
 
@@ -244,7 +244,7 @@ impl Engine<'_> {
     fn parts(&self, step: &Step, tree: &Digest) -> Result<Vec<Part>, EngineError> {
         let list = self.store.read_tree(tree)?;
         let Some(split) = self.split(step) else {
-            return Ok(vec![Part { name: None, tree: Arc::new(list) }]);
+            return Ok(vec![Part { name: None, tree: list }]);
         };
         let root = self.store.tree_path(tree);
         let read = |path: &[u8]| fs::read(root.join(OsStr::from_bytes(path)));

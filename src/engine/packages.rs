@@ -79,7 +79,7 @@ impl Engine<'_> {
 /// folders through which packages may name their files, and dpkg's database.
 /// [`drop_unchanged`] takes away again what stays as it was.
 pub(super) fn copy_ground(base: &Tree, root: &Path, upper: &Path) -> Result<(), EngineError> {
-    for (path, node) in &base.entries {
+    for (path, node) in base.iter() {
         let path = Path::new(OsStr::from_bytes(path));
         let to = upper.join(path);
         match node {
@@ -116,7 +116,7 @@ pub(super) fn copy_ground(base: &Tree, root: &Path, upper: &Path) -> Result<(), 
 pub(super) fn folder_of(base: &Tree, path: &Path, target: &[u8]) -> Option<PathBuf> {
     let target = Path::new(OsStr::from_bytes(target));
     let inside = within(path.parent().unwrap_or(Path::new("")), target)?;
-    let folder = base.entries.get(inside.as_os_str().as_bytes());
+    let folder = base.get(inside.as_os_str().as_bytes());
     matches!(folder, Some(Node::Directory { .. })).then_some(inside)
 }
 
@@ -138,7 +138,7 @@ fn within(folder: &Path, target: &Path) -> Option<PathBuf> {
 /// Removes from `upper` what the base has just so, and gives folders that the
 /// base has the base's mode.
 fn drop_unchanged(base: &Tree, upper: &Path) -> Result<(), EngineError> {
-    for (path, node) in base.entries.iter().rev() {
+    for (path, node) in base.iter().rev() {
         let there = upper.join(OsStr::from_bytes(path));
         let Ok(metadata) = fs::symlink_metadata(&there) else { continue };
         match node {

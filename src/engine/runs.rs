@@ -4,6 +4,7 @@
 //! step of an app's folder: of what its result was last made or found with on this machine.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io::{self, Write};
 
 use serde::{Deserialize, Serialize};
 
@@ -41,9 +42,28 @@ pub struct Run {
     pub reasons: Vec<Reason>,
 }
 
-/// The app's files that a step was given, sorted by path. As bytes: there may be very many.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-struct Files(Vec<u8>);
+/// The app's files that a step was given, sorted by path.
+#[derive(Clone, Debug)]
+enum Files {
+    /// As they are now.
+    Now(Tree),
+    /// As they were noted: as bytes, behind a line, as there may be very many.
+    Noted(Vec<u8>, usize),
+}
+
+impl Default for Files {
+    fn default() -> Files {
+        Files::Now(Tree::default())
+    }
+}
+
+impl PartialEq for Files {
+    fn eq(&self, other: &Files) -> bool {
+        self.iter().eq(other.iter())
+    }
+}
+
+impl Eq for Files {}
 
 /// One of them: its path, what it is, and its content.
 type GivenFile<'f> = (&'f str, Is<'f>, Option<Digest>);
@@ -59,34 +79,32 @@ enum Is<'f> {
     Gone,
 }
 
-impl Files {
-    fn of(app: &Tree) -> Files {
-        // Room enough for all but long links: growing would take twice of it.
-        let room = app.entries.keys().map(|path| path.len() + Digest::LENGTH + 8).sum();
-        let mut bytes = Vec::with_capacity(room);
-        for (path, node) in &app.entries {
-            let (is, content) = match node {
-                Node::Directory { mode, .. } => (Is::Folder(*mode), None),
-                Node::File { mode, digest, .. } => (Is::File(*mode), Some(*digest)),
-                Node::Symlink { target } => (Is::Link(target), None),
-                Node::HardLink { to } => (Is::HardLink(to), None),
-                Node::Whiteout => (Is::Gone, None),
-            };
-            // All of the app's names are text; only a type that cannot be written at all fails.
-            let file: GivenFile<'_> = (&String::from_utf8_lossy(path), is, content);
-            bytes = postcard::to_extend(&file, bytes).unwrap_or_default();
-        }
-        Files(bytes)
-    }
+/// All of the app's names are text.
+fn given_file<'f>((path, node): (&'f [u8], &'f Node)) -> Option<GivenFile<'f>> {
+    let (is, content) = match node {
+        Node::Directory { mode, .. } => (Is::Folder(*mode), None),
+        Node::File { mode, digest, .. } => (Is::File(*mode), Some(*digest)),
+        Node::Symlink { target } => (Is::Link(target), None),
+        Node::HardLink { to } => (Is::HardLink(to), None),
+        Node::Whiteout => (Is::Gone, None),
+    };
+    Some((std::str::from_utf8(path).ok()?, is, content))
+}
 
+impl Files {
     /// As far as they can be read.
-    fn iter(&self) -> impl Iterator<Item = GivenFile<'_>> {
-        let mut rest = self.0.as_slice();
-        std::iter::from_fn(move || {
-            let (file, more) = postcard::take_from_bytes(rest).ok()?;
-            rest = more;
-            Some(file)
-        })
+    fn iter(&self) -> Box<dyn Iterator<Item = GivenFile<'_>> + '_> {
+        match self {
+            Files::Now(app) => Box::new(app.iter().filter_map(given_file)),
+            Files::Noted(bytes, from) => {
+                let mut rest = &bytes[*from..];
+                Box::new(std::iter::from_fn(move || {
+                    let (file, more) = postcard::take_from_bytes(rest).ok()?;
+                    rest = more;
+                    Some(file)
+                }))
+            }
+        }
     }
 
     /// Those that are not what they were: then, and now.
@@ -175,7 +193,7 @@ impl Run {
         };
         run.inputs =
             step.root.iter().filter(is_made).map(|name| (name.clone(), tree(name))).collect();
-        run.files = app.map(Files::of).unwrap_or_default();
+        run.files = app.map(|app| Files::Now(app.clone())).unwrap_or_default();
         run
     }
 
@@ -184,21 +202,27 @@ impl Run {
     /// # Errors
     /// The note cannot be read.
     pub fn noted(store: &Store, key: &Digest) -> Result<Option<Run>, StoreError> {
-        Ok(store.bytes(Table::Runs, key)?.and_then(|bytes| Run::parse(&bytes)))
+        Ok(store.bytes(Table::Runs, key)?.and_then(Run::parse))
     }
 
-    /// A line that is all but the files, to be followed by these.
-    fn line(&self) -> Vec<u8> {
-        // Only a type that cannot be written at all fails, and no value of it can be kept.
-        let mut line = serde_json::to_vec(self).unwrap_or_default();
-        line.push(b'\n');
-        line
+    /// Writes bytes that [`Run::parse`] reads: a line that is all but the files, and these.
+    fn write_to(&self, to: &mut dyn Write) -> io::Result<()> {
+        serde_json::to_writer(&mut *to, self)?;
+        to.write_all(b"\n")?;
+        let mut bytes = Vec::new();
+        for file in self.files.iter() {
+            bytes.clear();
+            // Only a type that cannot be written at all fails.
+            bytes = postcard::to_extend(&file, bytes).unwrap_or_default();
+            to.write_all(&bytes)?;
+        }
+        Ok(())
     }
 
-    fn parse(bytes: &[u8]) -> Option<Run> {
+    fn parse(bytes: Vec<u8>) -> Option<Run> {
         let end = bytes.iter().position(|byte| *byte == b'\n')?;
         let run: Run = serde_json::from_slice(&bytes[..end]).ok()?;
-        Some(Run { files: Files(bytes[end + 1..].to_vec()), ..run })
+        Some(Run { files: Files::Noted(bytes, end + 1), ..run })
     }
 
     /// What of this run differs from an earlier one, and may decide.
@@ -286,8 +310,9 @@ impl Engine<'_> {
         };
         let run = Run { reasons: last.reasons, read, weak, ..self.run_now(state, step)? };
         let note = run_key(self.folder, &step.name);
-        self.store.put_bytes(Table::Runs, &note, &[&run.line(), &run.files.0])?;
-        Ok(self.store.put_bytes(Table::Runs, &self.found_key(step), &[key.bytes()])?)
+        self.store.put_bytes(Table::Runs, &note, &|to| run.write_to(to))?;
+        let found = self.found_key(step);
+        Ok(self.store.put_bytes(Table::Runs, &found, &|to| to.write_all(key.bytes()))?)
     }
 
     /// Notes what a result was found with, unless it is as it was: what nothing was done for
@@ -328,7 +353,7 @@ impl Engine<'_> {
         let tree = |name: &str| state.trees[self.index(name)].get().copied();
         // What is planned; of packages that were chosen since, their versions are told apart.
         let planned = &self.plan.steps[self.index(&step.name)];
-        let run = Run::of(self.plan, planned, app.as_deref(), tree);
+        let run = Run::of(self.plan, planned, app.as_ref(), tree);
         Ok(Run { packages: exact(step), ..run })
     }
 }
@@ -339,17 +364,12 @@ mod tests {
     use crate::plan::ImageRecipe;
     use crate::plan::tests::step;
 
-    fn app(files: &[(&str, u32, &str)]) -> Tree {
-        let mut tree = Tree::default();
-        for (path, mode, content) in files {
-            let node = Node::File {
-                mode: *mode,
-                size: content.len() as u64,
-                digest: Digest::of(content.as_bytes()),
-            };
-            tree.entries.insert(path.as_bytes().to_vec(), node);
-        }
-        tree
+    fn app(files: &[(&'static str, u32, &str)]) -> Tree {
+        let file = |(path, mode, content): (&'static str, u32, &str)| {
+            let (size, digest) = (content.len() as u64, Digest::of(content.as_bytes()));
+            (path, Node::File { mode, size, digest })
+        };
+        files.iter().copied().map(file).collect()
     }
 
     fn run(change: impl Fn(&mut Step), app: &Tree, gems: Option<&str>) -> Run {
@@ -406,16 +426,16 @@ mod tests {
 
     #[test]
     fn there_and_back() {
-        let mut files = app(&[("a", 0o644, "1"), ("b\n", 0o755, "1")]);
-        files.entries.insert(b"c".to_vec(), Node::Symlink { target: b"\xff".to_vec() });
-        files.add_parents();
+        let files = app(&[("a", 0o644, "1"), ("b\n", 0o755, "1")])
+            .with("c", Some(Node::Symlink { target: b"\xff".to_vec() }));
         let run = run(|_| {}, &files, Some("1"));
-        let bytes = [run.line().as_slice(), &run.files.0].concat();
+        let mut bytes = Vec::new();
+        run.write_to(&mut bytes).expect("written");
         assert_eq!(run.files.iter().count(), 3);
-        assert_eq!(Run::parse(&bytes), Some(run));
         for damaged in [&bytes[1..], &bytes[..9], b""] {
-            assert_eq!(Run::parse(damaged), None);
+            assert_eq!(Run::parse(damaged.to_vec()), None);
         }
+        assert_eq!(Run::parse(bytes), Some(run));
     }
 
     #[test]

@@ -12,7 +12,7 @@ use crate::plan::key::{key, pin_key};
 use crate::plan::{Action, Step};
 use crate::sandbox::Reads;
 use crate::store::{KeyLock, Table};
-use crate::tree::Tree;
+use crate::tree::{Node, Tree};
 
 /// What an action gave.
 pub(super) struct Acted {
@@ -369,13 +369,12 @@ pub(super) fn milliseconds(since: Instant) -> u64 {
 
 /// The paths at which two trees differ.
 pub(super) fn differences(one: &Tree, other: &Tree) -> Vec<String> {
-    let shown = |path: &Vec<u8>| String::from_utf8_lossy(path).into_owned();
+    let shown = |(path, _): (&[u8], &Node)| String::from_utf8_lossy(path).into_owned();
     let mut found: Vec<String> = one
-        .entries
         .iter()
-        .filter(|(path, node)| other.entries.get(*path) != Some(node))
-        .map(|(path, _)| shown(path))
-        .chain(other.entries.keys().filter(|path| !one.entries.contains_key(*path)).map(shown))
+        .filter(|(path, node)| other.get(path) != Some(node))
+        .chain(other.iter().filter(|(path, _)| one.get(path).is_none()))
+        .map(shown)
         .collect();
     found.sort();
     found

@@ -1,7 +1,7 @@
 //! Takes files of inputs as they are: one of many downloads, or several outputs
 //! joined to one. Nothing runs, and no byte is copied: files are linked.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeSet, HashMap};
 use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
@@ -19,8 +19,9 @@ use crate::tree::{Node, Tree};
 /// Files that one processor links: neighbours, as two in one folder wait for each other.
 const AT_ONCE: usize = 512;
 
-/// Path → the input that has it, and what it has there.
-type Union = BTreeMap<Vec<u8>, (usize, Node)>;
+/// What is in a union of inputs: which of them has it, and the number of the entry there; in
+/// the order of paths.
+type Union = Vec<(usize, usize)>;
 
 impl Engine<'_> {
     pub(super) fn take(
@@ -29,117 +30,156 @@ impl Engine<'_> {
         inputs: &[Digest],
         patterns: &[String],
     ) -> Result<(Digest, Tree), EngineError> {
-        let mut union = Union::new();
-        for (input, tree) in inputs.iter().enumerate() {
-            stack(&mut union, input, self.store.read_tree(tree)?);
-        }
+        let lists: Result<Vec<Tree>, _> =
+            inputs.iter().map(|tree| self.store.read_tree(tree)).collect();
+        let lists = lists?;
         let matcher = matcher("a step's `take`", patterns.iter().map(String::as_str))?;
         let taken = |path: &[u8], folder: bool| {
             let path = Path::new(OsStr::from_bytes(path));
             matcher.matched_path_or_any_parents(path, folder).is_ignore()
         };
-        keep_taken(&mut union, taken);
+        let mut union = stacked(&lists);
+        keep_taken(&lists, &mut union, taken);
+        let tree = joined(&lists, &union);
+        drop(lists);
         let scratch = self.scratch(step)?;
         let out = scratch.path().join("out");
         let roots: Vec<_> = inputs.iter().map(|tree| self.store.tree_path(tree)).collect();
-        write(&union, |input| &roots[input], &out).map_err(|source| EngineError::Io {
+        write(&tree, &union, &roots, &out).map_err(|source| EngineError::Io {
             action: "write",
             path: out.clone(),
             source,
         })?;
-        // Of a file that has several names, whichever comes first.
-        let known = |path: &[u8]| match union.get(path) {
-            Some((_, Node::File { digest, .. })) => Some(*digest),
-            _ => None,
-        };
-        Ok(self.store.keep_linked_tree(&out, &known)?)
+        Ok((self.store.keep_joined_tree(&out, &tree)?, tree))
     }
 }
 
-/// Puts an input over those before it, as an overlay would.
-fn stack(union: &mut Union, input: usize, list: Tree) {
-    for (path, node) in list.entries {
-        let folder = matches!(node, Node::Directory { .. });
-        let hides = !folder || matches!(node, Node::Directory { opaque: true, .. });
-        if hides {
-            remove_below(union, &path);
-        }
-        let node = match node {
-            Node::Whiteout => {
-                union.remove(&path);
-                continue;
-            }
-            Node::Directory { mode, .. } => Node::Directory { mode, opaque: false },
-            // The first name, which came before, may not be taken, or be another file above.
-            Node::HardLink { to } => match union.get(&to) {
-                Some((from, file)) if *from == input => file.clone(),
-                _ => continue,
-            },
-            other => other,
-        };
-        union.insert(path, (input, node));
+/// The inputs on top of each other, as an overlay would have them.
+fn stacked(lists: &[Tree]) -> Union {
+    let mut union = Union::new();
+    for input in 0..lists.len() {
+        union = stack(lists, union, input);
     }
+    union
+}
+
+/// Puts an input over those before it.
+fn stack(lists: &[Tree], below: Union, input: usize) -> Union {
+    let list = &lists[input];
+    let entry = |(input, number): (usize, usize)| lists[input].at(number);
+    let mut union = Union::with_capacity(below.len() + list.len());
+    // Folders of those below that are replaced.
+    let mut replaced: BTreeSet<&[u8]> = BTreeSet::new();
+    let mut below = below.into_iter().peekable();
+    for (number, (path, node)) in list.iter().enumerate() {
+        while let Some(other) = below.next_if(|other| entry(*other).0 < path) {
+            union.extend((!is_below(entry(other).0, &replaced)).then_some(other));
+        }
+        let same = below.next_if(|other| entry(*other).0 == path);
+        let is_folder = matches!(node, Node::Directory { opaque: false, .. });
+        if !is_folder && same.is_some_and(|same| matches!(entry(same).1, Node::Directory { .. })) {
+            replaced.insert(path);
+        }
+        match node {
+            Node::Whiteout => {}
+            Node::HardLink { to } if !matches!(list.get(to), Some(Node::File { .. })) => {}
+            _ => union.push((input, number)),
+        }
+    }
+    union.extend(below.filter(|other| !is_below(entry(*other).0, &replaced)));
+    union
+}
+
+/// The folders that lead to a path, the nearest first.
+fn folders(path: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let slashes = path.iter().enumerate().rev().filter(|(_, byte)| **byte == b'/');
+    slashes.map(|(slash, _)| &path[..slash])
+}
+
+fn is_below(path: &[u8], replaced: &BTreeSet<&[u8]>) -> bool {
+    !replaced.is_empty() && folders(path).any(|folder| replaced.contains(folder))
 }
 
 /// Leaves what is `taken`, and the folders that lead to it, as they are.
-fn keep_taken(union: &mut Union, taken: impl Fn(&[u8], bool) -> bool) {
-    let mut folders = BTreeSet::new();
+fn keep_taken(lists: &[Tree], union: &mut Union, taken: impl Fn(&[u8], bool) -> bool) {
+    let mut leading = BTreeSet::new();
     let mut is_taken = Vec::with_capacity(union.len());
-    for (path, (_, node)) in &*union {
+    for (input, number) in &*union {
+        let (path, node) = lists[*input].at(*number);
         let taken = taken(path, matches!(node, Node::Directory { .. }));
         is_taken.push(taken);
-        let mut rest = path.as_slice();
-        while taken && let Some(slash) = rest.iter().rposition(|byte| *byte == b'/') {
-            rest = &rest[..slash];
+        if taken {
             // Where it is known, those above are.
-            if folders.contains(rest) {
-                break;
-            }
-            folders.insert(rest.to_vec());
+            leading.extend(
+                folders(path).take_while(|folder| !leading.contains(folder)).collect::<Vec<_>>(),
+            );
         }
     }
     let mut is_taken = is_taken.into_iter();
-    union.retain(|path, _| is_taken.next() == Some(true) || folders.contains(path));
+    union.retain(|(input, number)| {
+        is_taken.next() == Some(true) || leading.contains(lists[*input].at(*number).0)
+    });
 }
 
-fn remove_below(union: &mut Union, path: &[u8]) {
-    let mut first = path.to_vec();
-    first.push(b'/');
-    let below: Vec<Vec<u8>> = union
-        .range(first.clone()..)
-        .take_while(|(path, _)| path.starts_with(&first))
-        .map(|(path, _)| path.clone())
-        .collect();
-    for path in below {
-        union.remove(&path);
-    }
+/// The tree of a union. Names of one file stay that, whichever of them comes first now: the
+/// first name that it had may not be taken, or be another file above.
+fn joined(lists: &[Tree], union: &Union) -> Tree {
+    let first_name = |(input, number): (usize, usize)| match lists[input].at(number).1 {
+        Node::HardLink { to } => lists[input].find(to).map_or(number, |first| first),
+        _ => number,
+    };
+    let is_link = |(input, number): &(usize, usize)| {
+        matches!(lists[*input].at(*number).1, Node::HardLink { .. })
+    };
+    // File → the first of its names here, where it may have several.
+    let mut names: HashMap<(usize, usize), Option<&[u8]>> =
+        union.iter().copied().filter(is_link).map(|at| ((at.0, first_name(at)), None)).collect();
+    let node = |at: &(usize, usize)| {
+        let (path, _) = lists[at.0].at(at.1);
+        let file = (at.0, first_name(*at));
+        let node = match lists[file.0].at(file.1).1 {
+            Node::Directory { mode, .. } => Node::Directory { mode: *mode, opaque: false },
+            node => match names.get_mut(&file) {
+                Some(Some(first)) => Node::HardLink { to: first.to_vec() },
+                Some(first @ None) => {
+                    *first = Some(path);
+                    node.clone()
+                }
+                None => node.clone(),
+            },
+        };
+        (path, node)
+    };
+    union.iter().map(node).collect()
 }
 
-fn write<'a>(
-    union: &Union,
-    root: impl Fn(usize) -> &'a PathBuf + Sync,
-    out: &Path,
-) -> std::io::Result<()> {
+/// Makes what is in the tree of a union below `out`: files are linked to those of the inputs,
+/// which are at `roots`.
+fn write(tree: &Tree, union: &Union, roots: &[PathBuf], out: &Path) -> std::io::Result<()> {
     fs::create_dir(out)?;
     fs::set_permissions(out, fs::Permissions::from_mode(0o755))?;
-    let mut files = Vec::with_capacity(union.len());
-    for (path, (input, node)) in union {
+    for (path, node) in tree.iter() {
         let path = Path::new(OsStr::from_bytes(path));
         match node {
             // A folder comes before what is in it, and none is left out.
             Node::Directory { .. } => fs::create_dir_all(out.join(path))?,
             Node::Symlink { target } => symlink(OsStr::from_bytes(target), out.join(path))?,
-            Node::File { .. } => files.push((*input, path)),
-            // `stack` leaves neither of them.
-            Node::HardLink { .. } | Node::Whiteout => {}
+            // The last is in no union.
+            Node::File { .. } | Node::HardLink { .. } | Node::Whiteout => {}
         }
     }
-    files
-        .into_par_iter()
-        .with_min_len(AT_ONCE)
-        .try_for_each(|(input, path)| fs::hard_link(root(input).join(path), out.join(path)))?;
+    union.par_iter().enumerate().with_min_len(AT_ONCE).try_for_each(|(number, (input, _))| {
+        let (path, node) = tree.at(number);
+        let path = Path::new(OsStr::from_bytes(path));
+        match node {
+            Node::File { .. } | Node::HardLink { .. } => {
+                fs::hard_link(roots[*input].join(path), out.join(path))
+            }
+            _ => Ok(()),
+        }
+    })?;
     // Last, as a folder may be one that nobody may write into.
-    for (path, (_, node)) in union.iter().rev() {
+    for (path, node) in tree.iter().rev() {
         if let Node::Directory { mode, .. } = node {
             let to = out.join(OsStr::from_bytes(path));
             fs::set_permissions(&to, fs::Permissions::from_mode(*mode))?;
@@ -153,12 +193,7 @@ mod tests {
     use super::*;
 
     fn tree(entries: &[(&str, Node)]) -> Tree {
-        let mut tree = Tree::default();
-        for (path, node) in entries {
-            tree.entries.insert(path.as_bytes().to_vec(), node.clone());
-        }
-        tree.add_parents();
-        tree
+        entries.iter().cloned().collect::<Tree>().with_parents()
     }
 
     fn file(content: &str) -> Node {
@@ -170,20 +205,19 @@ mod tests {
     }
 
     fn select(lists: &[Tree], taken: impl Fn(&[u8], bool) -> bool) -> Union {
-        let mut union = Union::new();
-        for (input, list) in lists.iter().enumerate() {
-            stack(&mut union, input, list.clone());
-        }
-        keep_taken(&mut union, taken);
+        let mut union = stacked(lists);
+        keep_taken(lists, &mut union, taken);
         union
     }
 
     #[track_caller]
     fn check(lists: &[Tree], taken: &str, expected: &[&str]) {
         let union = select(lists, |path, _| path.starts_with(taken.as_bytes()));
-        let found: Vec<String> = union
+        let tree = joined(lists, &union);
+        let found: Vec<String> = tree
             .iter()
-            .map(|(path, (input, _))| format!("{} {input}", String::from_utf8_lossy(path)))
+            .zip(&union)
+            .map(|((path, _), (input, _))| format!("{} {input}", String::from_utf8_lossy(path)))
             .collect();
         assert_eq!(found, expected);
     }
@@ -214,6 +248,31 @@ mod tests {
             ("opt/gems/b.gem", Node::HardLink { to: b"opt/gems/a.gem".to_vec() }),
         ]);
         check(&[list], "opt/gems/b.gem", &["opt 0", "opt/gems 0", "opt/gems/b.gem 0"]);
+    }
+
+    #[test]
+    fn what_is_replaced_is_gone_whatever_lies_between() {
+        // In the order of paths `a.x` is between `a` and what is in it.
+        let below = tree(&[("a/x/y", file("1")), ("a.x", file("1")), ("a/z", file("1"))]);
+        check(&[below.clone(), tree(&[("a", Node::Whiteout)])], "", &["a.x 0"]);
+        let again = [below, tree(&[("a", file("2"))]), tree(&[("a/n", file("3"))])];
+        check(&again, "", &["a 2", "a.x 0", "a/n 2"]);
+    }
+
+    #[test]
+    fn names_of_a_file_stay_together() {
+        let link = |to: &str| Node::HardLink { to: to.as_bytes().to_vec() };
+        let below = tree(&[("a", file("1")), ("b", link("a")), ("c", link("a"))]);
+        let both = |lists: &[Tree], taken: &str| {
+            let union = select(lists, |path, _| path.starts_with(taken.as_bytes()));
+            joined(lists, &union)
+        };
+        assert_eq!(both(std::slice::from_ref(&below), ""), below);
+        // Its first name is another file above.
+        let above = tree(&[("a", file("2"))]);
+        let expected = tree(&[("a", file("2")), ("b", file("1")), ("c", link("b"))]);
+        assert_eq!(both(&[below.clone(), above], ""), expected);
+        assert_eq!(both(&[below], "c"), tree(&[("c", file("1"))]));
     }
 
     /// Pins what a step takes of the same inputs.
@@ -249,20 +308,16 @@ mod tests {
         fs::set_permissions(roots[1].join("opt"), fs::Permissions::from_mode(0o750))
             .expect("chmod");
         let mut lists = roots.each_ref().map(|root| Tree::scan(root).expect("scan"));
-        lists[1].entries.insert(b"opt/gone".to_vec(), Node::Whiteout);
+        lists[1] = lists[1].with("opt/gone", Some(Node::Whiteout));
         let opaque = Node::Directory { mode: 0o755, opaque: true };
-        lists[1].entries.insert(b"opt/hidden".to_vec(), opaque);
+        lists[1] = lists[1].with("opt/hidden", Some(opaque));
         let out = folder.path().join("out");
         let union = select(&lists, |path, _| path.starts_with(b"opt"));
-        write(&union, |input| &roots[input], &out).expect("written");
-        let known = |path: &[u8]| match &union[path] {
-            (_, Node::File { digest, .. }) => Some(*digest),
-            _ => None,
-        };
-        let scanned = Tree::scan(&out).expect("scan");
-        assert_eq!(Tree::scan_linked(&out, &known).expect("scan"), scanned);
+        let tree = joined(&lists, &union);
+        write(&tree, &union, &roots, &out).expect("written");
+        assert_eq!(Tree::scan(&out).expect("scan"), tree);
         assert_eq!(
-            (crate::plan::key::TAKE, Tree::scan(&out).expect("scan").digest().to_string()),
+            (crate::plan::key::TAKE, tree.digest().to_string()),
             (
                 1,
                 "sha256:72469555e328d75b7158ffa16b69fdcff3e8dd906d064138e8e547630c3637b2"
@@ -281,7 +336,8 @@ mod tests {
         fs::set_permissions(from.join("shut"), fs::Permissions::from_mode(0o555)).expect("chmod");
         let list = Tree::scan(&from).expect("scan");
         let out = folder.path().join("out");
-        write(&select(std::slice::from_ref(&list), |_, _| true), |_| &from, &out).expect("written");
+        let union = select(std::slice::from_ref(&list), |_, _| true);
+        write(&list, &union, std::slice::from_ref(&from), &out).expect("written");
         assert_eq!(Tree::scan(&out).expect("scan"), list);
         fs::set_permissions(from.join("shut"), fs::Permissions::from_mode(0o755)).expect("chmod");
         fs::set_permissions(out.join("shut"), fs::Permissions::from_mode(0o755)).expect("chmod");

@@ -4,7 +4,6 @@
 //! result is looked for under what earlier runs have read, on this machine and in the cache,
 //! and what a run has read is noted.
 
-use std::sync::Arc;
 use std::time::Instant;
 
 use super::{Engine, EngineError, Known, Output, State, differences};
@@ -19,7 +18,7 @@ use crate::tree::{Node, Tree};
 /// A traced step of this build.
 pub(super) struct Traced {
     /// The app's files that it is given.
-    pub(super) app: Arc<Tree>,
+    pub(super) app: Tree,
     /// What names all but what is in them.
     pub(super) weak: Digest,
 }
@@ -53,7 +52,7 @@ fn recalled_key(key: &Digest) -> Digest {
 impl Traced {
     /// How many files the step is given.
     fn given(&self) -> usize {
-        self.app.entries.values().filter(|node| matches!(node, Node::File { .. })).count()
+        self.app.iter().filter(|(_, node)| matches!(node, Node::File { .. })).count()
     }
 }
 

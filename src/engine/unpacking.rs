@@ -266,7 +266,7 @@ fn fits(ground: &[(Tree, PathBuf)], upper: &Path) -> Result<bool, EngineError> {
         let Ok(target) = fs::read_link(entry.path()) else { continue };
         let is_of_ground = |(tree, _): &(Tree, PathBuf)| {
             matches!(
-                tree.entries.get(entry.file_name().as_bytes()),
+                tree.get(entry.file_name().as_bytes()),
                 Some(Node::Symlink { target: found }) if *found == target.as_os_str().as_bytes()
             )
         };
@@ -275,7 +275,7 @@ fn fits(ground: &[(Tree, PathBuf)], upper: &Path) -> Result<bool, EngineError> {
         }
     }
     for (tree, _) in ground {
-        for (path, node) in &tree.entries {
+        for (path, node) in tree.iter() {
             let Node::Symlink { target } = node else { continue };
             let path = Path::new(OsStr::from_bytes(path));
             let Some(folder) = folder_of(tree, path, target) else { continue };

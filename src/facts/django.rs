@@ -33,7 +33,9 @@ pub fn collect(files: &dyn Files, facts: &mut Facts) -> Result<(), FactError> {
     facts.insert("django.manage", manage.as_str(), manage.as_str());
     let mut app =
         App { files, folder: &folder, src: facts.contains("python.src"), paths: Vec::new() };
-    app.paths = files.paths().iter().filter_map(|path| Some((path, app.inner(path)?))).collect();
+    // Of all others nobody asks.
+    let asked = files.paths().filter(|path| path.ends_with(".py") || path.ends_with(".po"));
+    app.paths = asked.filter_map(|path| Some((path, app.inner(path)?))).collect();
     // They are in order, and stay so where they are equally deep.
     app.paths.sort_by_cached_key(|(_, inner)| depth(inner));
 
@@ -60,7 +62,7 @@ pub fn collect(files: &dyn Files, facts: &mut Facts) -> Result<(), FactError> {
         if let Some(origin) = app.compress(&name)? {
             facts.insert("django.compress", "yes", origin);
         }
-        if let Some(better) = for_production(&name, files.paths()) {
+        if let Some(better) = for_production(&name, files) {
             facts.insert("django.settings.production", better, origin.as_str());
         }
         facts.insert("django.settings", name.as_str(), origin);
@@ -77,7 +79,7 @@ pub fn collect(files: &dyn Files, facts: &mut Facts) -> Result<(), FactError> {
 
 /// Settings for production that stand beside settings whose name says that they
 /// are for development.
-fn for_production(module: &str, paths: &[String]) -> Option<String> {
+fn for_production(module: &str, files: &dyn Files) -> Option<String> {
     let (package, name) = module.rsplit_once('.')?;
     if !["dev", "development", "local"].contains(&name) {
         return None;
@@ -87,7 +89,7 @@ fn for_production(module: &str, paths: &[String]) -> Option<String> {
         .iter()
         .find(|better| {
             let file = format!("{folder}/{better}.py");
-            paths.iter().any(|path| {
+            files.paths().any(|path| {
                 path.strip_suffix(&file)
                     .is_some_and(|front| front.is_empty() || front.ends_with('/'))
             })
@@ -97,11 +99,9 @@ fn for_production(module: &str, paths: &[String]) -> Option<String> {
 
 /// The shallowest manage.py; several when nothing tells them apart.
 fn manage(files: &dyn Files, django: bool) -> Result<Vec<String>, FactError> {
-    let mut found: Vec<(&String, bool)> = Vec::new();
+    let mut found: Vec<(&str, bool)> = Vec::new();
     let named = |path: &str| path == "manage.py" || path.ends_with("/manage.py");
-    for path in
-        files.paths().iter().filter(|path| named(path) && depth(path) <= DEEPEST && in_app(path))
-    {
+    for path in files.paths().filter(|path| named(path) && depth(path) <= DEEPEST && in_app(path)) {
         let mentions = files.read(path)?.is_some_and(|text| text.contains(VARIABLE));
         if mentions || django {
             found.push((path, mentions));
@@ -114,7 +114,7 @@ fn manage(files: &dyn Files, django: bool) -> Result<Vec<String>, FactError> {
     if found.iter().any(|(_, mentions)| *mentions) {
         found.retain(|(_, mentions)| *mentions);
     }
-    Ok(found.into_iter().map(|(path, _)| path.clone()).collect())
+    Ok(found.into_iter().map(|(path, _)| path.to_owned()).collect())
 }
 
 /// The settings module that a file sets, and `file:line`.
@@ -165,7 +165,7 @@ struct App<'a> {
     folder: &'a str,
     src: bool,
     /// Path, and the path relative to where imports begin; the shallowest first.
-    paths: Vec<(&'a String, &'a str)>,
+    paths: Vec<(&'a str, &'a str)>,
 }
 
 impl<'a> App<'a> {
@@ -183,9 +183,8 @@ impl<'a> App<'a> {
     /// package of the settings.
     fn server(&self, name: &str, package: &str) -> Option<(&'a str, String)> {
         let named = self.paths.iter().filter(|(_, inner)| inner.rsplit('/').next() == Some(name));
-        let mut found: Vec<_> = named
-            .filter_map(|(path, inner)| Some((path.as_str(), *inner, module_name(inner)?)))
-            .collect();
+        let mut found: Vec<_> =
+            named.filter_map(|(path, inner)| Some((*path, *inner, module_name(inner)?))).collect();
         let least = found.first().map(|(_, inner, _)| depth(inner))?;
         found.retain(|(_, inner, _)| depth(inner) == least);
         let beside =
@@ -202,7 +201,7 @@ impl<'a> App<'a> {
             package = above;
             let wanted = format!("{}/celery.py", package.replace('.', "/"));
             if let Some((path, _)) = self.paths.iter().find(|(_, inner)| *inner == wanted) {
-                return Ok(Some((package.to_owned(), (*path).clone())));
+                return Ok(Some((package.to_owned(), (*path).to_owned())));
             }
         }
         for (path, inner) in &self.paths {
@@ -211,7 +210,7 @@ impl<'a> App<'a> {
             if is_dotted(&package)
                 && self.files.read(path)?.is_some_and(|text| text.contains("Celery("))
             {
-                return Ok(Some((package, (*path).clone())));
+                return Ok(Some((package, (*path).to_owned())));
             }
         }
         Ok(None)
@@ -252,7 +251,7 @@ impl<'a> App<'a> {
             let stem = path.strip_suffix(".po").unwrap_or(path);
             !has(self.files, &format!("{stem}.mo"))
         });
-        missing.next().map(|(path, _)| path.as_str())
+        missing.next().map(|(path, _)| *path)
     }
 }
 
@@ -415,8 +414,8 @@ mod tests {
     #[test]
     fn settings_for_development() {
         let check = |module: &str, paths: &[&str], expected: Option<&str>| {
-            let paths: Vec<String> = paths.iter().map(|&path| path.to_owned()).collect();
-            assert_eq!(for_production(module, &paths).as_deref(), expected, "{module}");
+            let files = paths.iter().map(|&path| (path, "")).collect::<Vec<_>>();
+            assert_eq!(for_production(module, &Tree::new(&files)).as_deref(), expected, "{module}");
         };
         let both = ["site/settings/dev.py", "site/settings/production.py"];
         check("site.settings.dev", &both, Some("site.settings.production"));

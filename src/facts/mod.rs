@@ -164,7 +164,10 @@ impl Facts {
 /// The files that facts are read from.
 pub trait Files {
     /// Every regular file, relative with `/`, sorted by bytes.
-    fn paths(&self) -> &[String];
+    fn paths(&self) -> Box<dyn Iterator<Item = &str> + '_>;
+
+    /// Whether there is a regular file.
+    fn has(&self, path: &str) -> bool;
 
     /// The text of a file; `None` when absent.
     ///
@@ -263,14 +266,14 @@ fn joined(folder: &str, text: &str) -> Option<String> {
 /// Every file in a folder and below; none when it lies outside the tree.
 fn below(files: &dyn Files, folder: &str, text: &str) -> Vec<String> {
     let Some(place) = joined(folder, text) else { return Vec::new() };
-    let inside = |path: &&String| {
+    let inside = |path: &&str| {
         place.is_empty() || path.strip_prefix(&place).is_some_and(|rest| rest.starts_with('/'))
     };
-    files.paths().iter().filter(inside).cloned().collect()
+    files.paths().filter(inside).map(str::to_owned).collect()
 }
 
 fn has(files: &dyn Files, path: &str) -> bool {
-    files.paths().binary_search_by(|found| found.as_str().cmp(path)).is_ok()
+    files.has(path)
 }
 
 /// Reads and parses one file; `None` when absent.

@@ -64,13 +64,13 @@ const LONG_NAME: usize = 10;
 
 /// What was probably meant, by path.
 #[must_use]
-pub fn near_misses(paths: &[String]) -> Vec<NearMiss> {
-    let at_root = |name: &str| paths.iter().any(|path| path == name);
+pub fn near_misses(paths: &[&str]) -> Vec<NearMiss> {
+    let at_root = |name: &str| paths.contains(&name);
     let mut found = Vec::new();
     for path in paths.iter().filter(|path| depth(path) == 0) {
         if let Some(meant) = meant_by(path).filter(|meant| !at_root(meant)) {
             let advice = format!("rename `{path}` to `{meant}`");
-            found.push(NearMiss { path: path.clone(), meant: meant.to_owned(), advice });
+            found.push(NearMiss { path: (*path).to_owned(), meant: meant.to_owned(), advice });
         }
     }
     found.extend(without_lock(&at_root));
@@ -156,7 +156,7 @@ fn without_lock(at_root: &dyn Fn(&str) -> bool) -> Vec<NearMiss> {
 }
 
 /// Applications in folders below, one line each.
-fn below(paths: &[String]) -> Vec<NearMiss> {
+fn below(paths: &[&str]) -> Vec<NearMiss> {
     let mut folders: BTreeMap<&str, (usize, &str)> = BTreeMap::new();
     for path in paths.iter().filter(|path| (1..=DEEPEST).contains(&depth(path)) && in_app(path)) {
         let Some((folder, name)) = path.rsplit_once('/') else { continue };
@@ -178,8 +178,7 @@ mod tests {
 
     #[track_caller]
     fn check(paths: &[&str], expected: &[(&str, &str, &str)]) {
-        let paths: Vec<String> = paths.iter().map(|path| (*path).to_owned()).collect();
-        let found = near_misses(&paths);
+        let found = near_misses(paths);
         let found: Vec<(&str, &str, &str)> =
             found.iter().map(|m| (m.path.as_str(), m.meant.as_str(), m.advice.as_str())).collect();
         assert_eq!(found, expected);

@@ -6,7 +6,6 @@ use super::{FactError, Files, collect};
 
 /// Files in memory.
 pub struct Tree {
-    paths: Vec<String>,
     texts: BTreeMap<String, String>,
 }
 
@@ -15,13 +14,17 @@ impl Tree {
     pub fn new(files: &[(&str, &str)]) -> Tree {
         let texts: BTreeMap<String, String> =
             files.iter().map(|(path, text)| ((*path).to_owned(), (*text).to_owned())).collect();
-        Tree { paths: texts.keys().cloned().collect(), texts }
+        Tree { texts }
     }
 }
 
 impl Files for Tree {
-    fn paths(&self) -> &[String] {
-        &self.paths
+    fn paths(&self) -> Box<dyn Iterator<Item = &str> + '_> {
+        Box::new(self.texts.keys().map(String::as_str))
+    }
+
+    fn has(&self, path: &str) -> bool {
+        self.texts.contains_key(path)
     }
 
     fn read(&self, path: &str) -> Result<Option<String>, FactError> {
@@ -321,7 +324,7 @@ fn rubbish_is_refused_without_a_panic() {
             parse(&text);
         }
         drop(text.parse::<super::Procfile>());
-        drop(super::near_misses(&[text.clone(), format!("a/{text}")]));
+        drop(super::near_misses(&[&text, &format!("a/{text}")]));
         let quoted = format!("'DJANGO_SETTINGS_MODULE'{text}");
         let names = ["manage.py", "site/wsgi.py", "app.py", "site/settings.py"];
         let mut files: Vec<(&str, &str)> =

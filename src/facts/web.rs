@@ -67,7 +67,7 @@ fn candidates(files: &dyn Files, src: bool) -> Result<Vec<(String, String, Strin
     let mut texts = Vec::new();
     for (_, _, _, path, module) in ranked {
         if let Some(text) = files.read(path)? {
-            texts.push((path.clone(), module, text));
+            texts.push((path.to_owned(), module, text));
         }
     }
     Ok(texts)

@@ -7,14 +7,13 @@
 //!   is hidden must not depend on which part has it.
 //! - Which units there are is `units`', which of them share a part `assign`'s to say.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
-use std::sync::Arc;
 
 use thiserror::Error;
 
 use super::assign::{ALONE, Place, assign};
-use super::units::{Rule, Says, Units};
+use super::units::{Assigned, Rule, Says, Units};
 use crate::digest::{Digest, Fields};
 use crate::tree::{Node, Tree};
 
@@ -27,7 +26,7 @@ pub struct Part {
     /// What people call it; `None` for a tree that stays whole.
     pub name: Option<String>,
     /// Its entries.
-    pub tree: Arc<Tree>,
+    pub tree: Tree,
 }
 
 /// How a tree is split.
@@ -85,67 +84,74 @@ impl Split {
     ) -> Result<Vec<Part>, SplitError> {
         let hides =
             |node: &Node| matches!(node, Node::Whiteout | Node::Directory { opaque: true, .. });
-        if tree.size() < ALONE || tree.entries.values().any(hides) {
-            return Ok(vec![Part { name: None, tree: Arc::new(tree) }]);
+        if tree.size() < ALONE || tree.iter().any(|(_, node)| hides(node)) {
+            return Ok(vec![Part { name: None, tree }]);
         }
         let read = |path: &[u8]| {
             let shown = || String::from_utf8_lossy(path).into_owned();
             read(path).map_err(|source| SplitError::Read { path: shown(), source })
         };
-        let units = Units::new(&self.rules)?.of(&tree, read)?;
-        let mut sizes: BTreeMap<String, u64> = BTreeMap::new();
-        for (path, unit) in &units {
-            let size = match tree.entries.get(*path) {
-                Some(Node::File { size, .. }) => *size,
-                _ => 0,
-            };
-            match sizes.get_mut(&**unit) {
-                Some(sum) => *sum += size,
-                None => drop(sizes.insert((**unit).to_owned(), size)),
+        let Assigned { names, units } = Units::new(&self.rules)?.of(&tree, read)?;
+        let mut sizes: Vec<Option<u64>> = vec![None; names.len()];
+        for ((_, node), unit) in tree.iter().zip(&units) {
+            if let Some(unit) = unit {
+                let size = if let Node::File { size, .. } = node { *size } else { 0 };
+                *sizes[*unit].get_or_insert(0) += size;
             }
         }
+        let sizes = names.iter().zip(sizes);
+        let sizes = sizes.filter_map(|(name, size)| Some((name.clone(), size?))).collect();
         let places = assign(&sizes, self.most);
-        let place = |(path, node): (&Vec<u8>, &Node)| {
+        let places: Vec<&Place> =
+            names.iter().map(|name| places.get(name).unwrap_or(&Place::Rest)).collect();
+        let mut parts: BTreeMap<&Place, Picked<'_>> = BTreeMap::new();
+        for (number, ((path, node), unit)) in tree.iter().zip(units).enumerate() {
             // A folder that is not empty comes along with what is in it.
-            (!matches!(node, Node::Directory { .. }) || !tree.has_below(path)).then(|| {
-                let place = units.get(path.as_slice()).and_then(|unit| places.get(&**unit));
-                place.unwrap_or(&Place::Rest)
-            })
-        };
-        let placed: Vec<Option<&Place>> = tree.entries.iter().map(place).collect();
-        drop(units);
-        let is_folder = |(_, node): &(&Vec<u8>, &Node)| matches!(node, Node::Directory { .. });
-        let folders = tree.entries.iter().filter(is_folder);
-        let folders = folders.map(|(path, node)| (path.clone(), node.clone())).collect();
-        let mut parts: BTreeMap<&Place, Tree> = BTreeMap::new();
-        for ((path, node), place) in tree.entries.into_iter().zip(placed) {
-            if let Some(place) = place {
-                add(parts.entry(place).or_default(), &folders, path, node);
+            if !matches!(node, Node::Directory { .. }) || !tree.has_below(path) {
+                let place = unit.map_or(&Place::Rest, |unit| places[unit]);
+                parts.entry(place).or_default().add(&tree, number, path);
             }
         }
-        let part =
-            |(place, tree): (&Place, Tree)| Part { name: Some(place.name()), tree: Arc::new(tree) };
-        let mut parts: Vec<Part> = parts.into_iter().map(part).collect();
-        if let [whole] = parts.as_mut_slice() {
-            whole.name = None;
-        }
-        Ok(parts)
+        let part = |(place, picked): (&Place, Picked<'_>)| {
+            let numbers = [picked.numbers, picked.folders.into_iter().collect()].concat();
+            (place.name(), numbers)
+        };
+        let mut parts: Vec<(String, Vec<usize>)> = parts.into_iter().map(part).collect();
+        let is_whole = parts.len() == 1;
+        let part = |(name, mut numbers): (String, Vec<usize>)| {
+            numbers.sort_unstable();
+            Part { name: (!is_whole).then_some(name), tree: tree.pick(numbers) }
+        };
+        Ok(parts.drain(..).map(part).collect())
     }
 }
 
-/// Adds an entry and the folders that lead to it, as they are in the whole tree.
-fn add(part: &mut Tree, folders: &BTreeMap<Vec<u8>, Node>, path: Vec<u8>, node: Node) {
-    let mut rest = path.as_slice();
-    while let Some(slash) = rest.iter().rposition(|byte| *byte == b'/') {
-        rest = &rest[..slash];
-        match folders.get(rest) {
-            Some(folder) if !part.entries.contains_key(rest) => {
-                part.entries.insert(rest.to_vec(), folder.clone());
+/// What is picked of a tree for a part, by numbers.
+#[derive(Default)]
+struct Picked<'t> {
+    numbers: Vec<usize>,
+    /// The folders that lead there.
+    folders: BTreeSet<usize>,
+    /// The folder that was last led to: the next entry is mostly in it too.
+    last: Option<&'t [u8]>,
+}
+
+impl<'t> Picked<'t> {
+    fn add(&mut self, tree: &'t Tree, number: usize, path: &'t [u8]) {
+        self.numbers.push(number);
+        let mut rest = path;
+        while let Some(slash) = rest.iter().rposition(|byte| *byte == b'/') {
+            rest = &rest[..slash];
+            if self.last == Some(rest) {
+                break;
             }
-            _ => break,
+            match tree.find(rest) {
+                Ok(folder) if self.folders.insert(folder) => {}
+                _ => break,
+            }
         }
+        self.last = path.iter().rposition(|byte| *byte == b'/').map(|slash| &path[..slash]);
     }
-    part.entries.insert(path, node);
 }
 
 #[cfg(test)]
@@ -163,11 +169,8 @@ mod tests {
             let digest = Digest::of(path.as_bytes());
             (path.as_bytes().to_vec(), Node::File { mode: 0o644, size, digest })
         };
-        let mut tree =
-            Tree { entries: files.iter().map(|(path, size)| file(path, *size)).collect() };
-        tree.add_parents();
-        tree.entries.insert(b"lib".to_vec(), Node::Directory { mode: 0o750, opaque: false });
-        tree
+        let tree: Tree = files.iter().map(|(path, size)| file(path, *size)).collect();
+        tree.with_parents().with("lib", Some(Node::Directory { mode: 0o750, opaque: false }))
     }
 
     const MB: u64 = 1 << 20;
@@ -193,27 +196,27 @@ mod tests {
 
     #[test]
     fn parts_together_are_the_tree() {
-        let mut tree = tree(&environment());
-        tree.entries.insert(b"lib/c-1/z".to_vec(), Node::HardLink { to: b"lib/a-1/x".to_vec() });
-        tree.entries.insert(b"empty".to_vec(), Node::Directory { mode: 0o700, opaque: false });
-        tree.entries.insert(b"lib/e".to_vec(), Node::Symlink { target: b"c-1".to_vec() });
+        let tree = tree(&environment())
+            .with("lib/c-1/z", Some(Node::HardLink { to: b"lib/a-1/x".to_vec() }))
+            .with("empty", Some(Node::Directory { mode: 0o700, opaque: false }))
+            .with("lib/e", Some(Node::Symlink { target: b"c-1".to_vec() }));
         let parts = parts(&tree);
         assert_eq!(names(&parts), ["rest", "a", "b", "others"]);
-        let mut together = Tree::default();
+        let mut together = BTreeMap::new();
         for part in &parts {
-            for (path, node) in &part.tree.entries {
-                let before = together.entries.insert(path.clone(), node.clone());
+            for (path, node) in part.tree.iter() {
+                let before = together.insert(path.to_vec(), node.clone());
                 let is_folder = matches!(node, Node::Directory { .. });
                 assert!(before.is_none() || is_folder && before.as_ref() == Some(node));
                 if let Node::HardLink { to } = node {
-                    assert!(part.tree.entries.contains_key(to), "a link out of its part");
+                    assert!(part.tree.get(to).is_some(), "a link out of its part");
                 }
                 if let Some(slash) = path.iter().rposition(|byte| *byte == b'/') {
-                    assert!(part.tree.entries.contains_key(&path[..slash]), "no parent");
+                    assert!(part.tree.get(&path[..slash]).is_some(), "no parent");
                 }
             }
         }
-        assert_eq!(together, tree);
+        assert_eq!(together.into_iter().collect::<Tree>(), tree);
     }
 
     #[test]
@@ -242,14 +245,12 @@ mod tests {
     fn what_stays_whole() {
         let whole = |tree: &Tree| {
             let parts = parts(tree);
-            assert_eq!(parts, [Part { name: None, tree: Arc::new(tree.clone()) }]);
+            assert_eq!(parts, [Part { name: None, tree: tree.clone() }]);
         };
         whole(&tree(&[("lib/a-1/x", 5), ("bin/run", 5)]));
         whole(&tree(&[("usr/x", 50 * MB), ("bin/run", 5)]));
         for node in [Node::Whiteout, Node::Directory { mode: 0o755, opaque: true }] {
-            let mut tree = tree(&environment());
-            tree.entries.insert(b"lib/f".to_vec(), node);
-            whole(&tree);
+            whole(&tree(&environment()).with("lib/f", Some(node)));
         }
     }
 

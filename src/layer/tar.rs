@@ -82,7 +82,7 @@ pub(super) fn write(
     progress: &(dyn Fn(u64) + Sync),
 ) -> Result<(Digest, u64), LayerError> {
     let mut stream = Stream::new(takers, progress);
-    for (path, node) in &tree.entries {
+    for (path, node) in tree.iter() {
         if stream.closed {
             break;
         }
@@ -363,7 +363,7 @@ mod tests {
 
     #[test]
     fn long_names_and_links() {
-        let mut tree = Tree::default();
+        let mut links = Vec::new();
         let mut expected = BTreeMap::new();
         for length in [1, 99, 100, 101, 155, 156, 157, 255, 256, 257, 300, 1000] {
             for slash_at in [0, 50, 100, 154, 155, 156, 200] {
@@ -372,20 +372,20 @@ mod tests {
                     path[slash_at] = b'/';
                 }
                 let target = vec![b't'; length];
-                tree.entries.insert(path.clone(), Node::Symlink { target: target.clone() });
+                links.push((path.clone(), Node::Symlink { target: target.clone() }));
                 expected.insert(path, (b'2', 0, target));
             }
         }
+        let tree = links.into_iter().collect();
         assert_eq!(read_back(&tree, Path::new("/nonexistent")), expected);
     }
 
     #[test]
     fn owners_and_whiteouts() {
-        let mut tree = Tree::default();
         let directory = |opaque| Node::Directory { mode: 0o755, opaque };
-        tree.entries.insert(b"app".to_vec(), directory(false));
-        tree.entries.insert(b"app/gone".to_vec(), Node::Whiteout);
-        tree.entries.insert(b"apple".to_vec(), directory(true));
+        let entries =
+            [("app", directory(false)), ("app/gone", Node::Whiteout), ("apple", directory(true))];
+        let tree = entries.into_iter().collect();
         let found = read_back(&tree, Path::new("/nonexistent"));
         let names: Vec<_> = found
             .iter()

@@ -11,7 +11,6 @@
 //! package whose authors change their mind about them stays where it is.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 use regex::bytes::{Captures, Regex};
 
@@ -37,8 +36,36 @@ pub enum Says {
     Beside(String),
 }
 
-/// The number of a rule → path → unit.
-type Listed = BTreeMap<usize, BTreeMap<Vec<u8>, Arc<str>>>;
+/// Which entries of a tree belong to which unit.
+pub(super) struct Assigned {
+    /// The units' names.
+    pub(super) names: Vec<String>,
+    /// For each entry of the tree the number of its unit's name, if it has one.
+    pub(super) units: Vec<Option<usize>>,
+}
+
+/// Units by number.
+#[derive(Default)]
+struct Names(BTreeMap<String, usize>);
+
+impl Names {
+    fn number(&mut self, name: String) -> usize {
+        let next = self.0.len();
+        *self.0.entry(name).or_insert(next)
+    }
+}
+
+/// What lists say of one rule.
+#[derive(Default)]
+struct Listed {
+    /// The number of an entry of the tree → unit.
+    there: BTreeMap<usize, usize>,
+    /// Path → unit, of what the tree does not have.
+    others: BTreeMap<Vec<u8>, usize>,
+}
+
+/// The number of a rule → what lists say.
+type Lists = BTreeMap<usize, Listed>;
 
 /// Rules, ready for use.
 pub(super) struct Units<'r> {
@@ -59,66 +86,83 @@ impl Units<'_> {
     ///
     /// # Errors
     /// That of `read`.
-    pub(super) fn of<'t, E>(
-        &self,
-        tree: &'t Tree,
-        read: impl Fn(&[u8]) -> Result<Vec<u8>, E>,
-    ) -> Result<BTreeMap<&'t [u8], Arc<str>>, E> {
-        let listed = self.listed(tree, read)?;
-        let mut units = BTreeMap::new();
-        for (path, node) in &tree.entries {
-            let named = match node {
-                Node::HardLink { to } => to,
-                Node::Directory { .. } if tree.has_below(path) => continue,
-                _ => path,
-            };
-            if let Some(unit) = self.unit(named, &listed, true) {
-                units.insert(path.as_slice(), unit);
-            }
-        }
-        Ok(units)
-    }
-
-    /// What lists say. Of two lists that name one file the first counts.
-    fn listed<E>(
+    pub(super) fn of<E>(
         &self,
         tree: &Tree,
         read: impl Fn(&[u8]) -> Result<Vec<u8>, E>,
-    ) -> Result<Listed, E> {
-        let mut listed = Listed::new();
-        let lists = |(_, (_, says)): &(usize, &(Regex, &Says))| **says == Says::List;
-        for (number, (expression, _)) in self.rules.iter().enumerate().filter(lists) {
-            let listed = listed.entry(number).or_default();
-            for (path, node) in &tree.entries {
+    ) -> Result<Assigned, E> {
+        let mut names = Names::default();
+        let lists = self.lists(tree, read, &mut names)?;
+        let unit = |(path, node): (&[u8], &Node)| match node {
+            Node::HardLink { to } => self.unit(tree, to, &lists, &mut names, true),
+            Node::Directory { .. } if tree.has_below(path) => None,
+            _ => self.unit(tree, path, &lists, &mut names, true),
+        };
+        let units = tree.iter().map(unit).collect();
+        let mut by_number = vec![String::new(); names.0.len()];
+        for (name, number) in names.0 {
+            by_number[number] = name;
+        }
+        Ok(Assigned { names: by_number, units })
+    }
+
+    /// What lists say. Of two lists that name one file the first counts.
+    fn lists<E>(
+        &self,
+        tree: &Tree,
+        read: impl Fn(&[u8]) -> Result<Vec<u8>, E>,
+        names: &mut Names,
+    ) -> Result<Lists, E> {
+        let mut lists = Lists::new();
+        let are_lists = |(_, (_, says)): &(usize, &(Regex, &Says))| **says == Says::List;
+        for (number, (expression, _)) in self.rules.iter().enumerate().filter(are_lists) {
+            let listed = lists.entry(number).or_default();
+            for (path, node) in tree.iter() {
                 let (Node::File { .. } | Node::HardLink { .. }) = node else { continue };
                 let Some(captures) = expression.captures(path) else { continue };
                 let Some(unit) = unit_name(&captures) else { continue };
+                let unit = names.number(unit);
                 let from = captures.name("from").map_or(&b""[..], |from| from.as_bytes());
                 for line in read(path)?.split(|byte| *byte == b'\n') {
-                    if let Some(file) = joined(from, &first_field(line)) {
-                        listed.entry(file).or_insert_with(|| Arc::clone(&unit));
-                    }
+                    let Some(file) = joined(from, &first_field(line)) else { continue };
+                    match tree.find(&file) {
+                        Ok(there) => *listed.there.entry(there).or_insert(unit),
+                        Err(_) => *listed.others.entry(file).or_insert(unit),
+                    };
                 }
             }
         }
-        Ok(listed)
+        Ok(lists)
     }
 
-    fn unit(&self, path: &[u8], listed: &Listed, may_follow: bool) -> Option<Arc<str>> {
+    fn unit(
+        &self,
+        tree: &Tree,
+        path: &[u8],
+        lists: &Lists,
+        names: &mut Names,
+        may_follow: bool,
+    ) -> Option<usize> {
         self.rules.iter().enumerate().find_map(|(number, (expression, says))| match says {
-            Says::Unit => unit_name(&expression.captures(path)?),
-            Says::List => listed.get(&number)?.get(path).cloned(),
+            Says::Unit => Some(names.number(unit_name(&expression.captures(path)?)?)),
+            Says::List => {
+                let listed = lists.get(&number)?;
+                match tree.find(path) {
+                    Ok(there) => listed.there.get(&there).copied(),
+                    Err(_) => listed.others.get(path).copied(),
+                }
+            }
             Says::Beside(file) if may_follow => {
                 let mut other = Vec::new();
                 expression.captures(path)?.expand(file.as_bytes(), &mut other);
-                self.unit(&other, listed, false)
+                self.unit(tree, &other, lists, names, false)
             }
             Says::Beside(_) => None,
         })
     }
 }
 
-fn unit_name(captures: &Captures<'_>) -> Option<Arc<str>> {
+fn unit_name(captures: &Captures<'_>) -> Option<String> {
     let unit = std::str::from_utf8(captures.name("unit")?.as_bytes()).ok()?;
     let mut name = String::with_capacity(unit.len());
     for character in unit.to_lowercase().chars() {
@@ -128,7 +172,7 @@ fn unit_name(captures: &Captures<'_>) -> Option<Arc<str>> {
             other => name.push(other),
         }
     }
-    (!name.is_empty()).then(|| name.into())
+    (!name.is_empty()).then_some(name)
 }
 
 /// The first field of a line of CSV (RFC 4180): in quotes, of which one within is written twice,
@@ -181,25 +225,27 @@ mod tests {
     /// The units of a tree of empty files, folders (`x/`) and hard links (`x=y`).
     #[track_caller]
     fn check(rules: &[Rule], paths: &[(&str, Option<&str>)], lists: &[(&str, &str)]) {
-        let mut tree = Tree::default();
-        for (path, _) in paths {
+        let entry = |(path, _): &(&str, Option<&str>)| {
             let (path, node) = match (path.split_once('='), path.strip_suffix('/')) {
                 (Some((path, to)), _) => (path, Node::HardLink { to: to.into() }),
                 (_, Some(path)) => (path, Node::Directory { mode: 0o755, opaque: false }),
                 _ => (*path, file(0)),
             };
-            tree.entries.insert(path.into(), node);
-        }
+            (path.to_owned(), node)
+        };
+        let tree: Tree = paths.iter().map(entry).collect();
         let lists: BTreeMap<&[u8], &str> =
             lists.iter().map(|(path, text)| (path.as_bytes(), *text)).collect();
         let read = |path: &[u8]| {
             let text = lists.get(path).ok_or(io::ErrorKind::NotFound)?;
             Ok::<_, io::Error>(text.as_bytes().to_vec())
         };
-        let units = Units::new(rules).expect("expressions").of(&tree, read).expect("read");
+        let assigned = Units::new(rules).expect("expressions").of(&tree, read).expect("read");
         for (path, expected) in paths {
             let path = path.split('=').next().unwrap_or(path).trim_end_matches('/');
-            assert_eq!(units.get(path.as_bytes()).map(AsRef::as_ref), *expected, "{path}");
+            let unit = assigned.units[tree.find(path.as_bytes()).expect("there")];
+            let unit = unit.map(|unit| assigned.names[unit].as_str());
+            assert_eq!(unit, *expected, "{path}");
         }
     }
 

@@ -70,11 +70,10 @@ impl PathSet {
     #[must_use]
     pub fn all(app: &Tree) -> PathSet {
         let files = app
-            .entries
             .iter()
             .filter(|(_, node)| matches!(node, Node::File { .. } | Node::HardLink { .. }));
         // The app's files have names that are UTF-8.
-        PathSet(files.filter_map(|(path, _)| String::from_utf8(path.clone()).ok()).collect())
+        PathSet(files.filter_map(|(path, _)| String::from_utf8(path.to_vec()).ok()).collect())
     }
 }
 
@@ -86,8 +85,8 @@ pub fn weak_key(step: &Step, platform: &str, inputs: &[Digest], app: &Tree) -> D
     for input in inputs {
         fields.digest(input);
     }
-    fields.number(app.entries.len() as u64);
-    for (path, node) in &app.entries {
+    fields.number(app.len() as u64);
+    for (path, node) in app.iter() {
         fields.bytes(path);
         match node {
             Node::Directory { mode, .. } => fields.text("dir").number(u64::from(*mode)),
@@ -111,9 +110,9 @@ pub fn strong_key(weak: &Digest, set: &PathSet, app: &Tree) -> Option<Digest> {
     let mut fields = Fields::new("forge-step-read");
     fields.digest(weak).number(set.0.len() as u64);
     for path in &set.0 {
-        let mut node = app.entries.get(path.as_bytes())?;
+        let mut node = app.get(path.as_bytes())?;
         if let Node::HardLink { to } = node {
-            node = app.entries.get(to)?;
+            node = app.get(to)?;
         }
         let Node::File { digest, .. } = node else { return None };
         fields.text(path).digest(digest);
@@ -135,16 +134,12 @@ mod tests {
     }
 
     fn app() -> Tree {
-        let mut tree = Tree::default();
-        for (path, node) in [
+        let files = [
             ("workspace/a", file("a")),
             ("workspace/b", file("b")),
             ("workspace/link", Node::Symlink { target: b"a".to_vec() }),
-        ] {
-            tree.entries.insert(path.as_bytes().to_vec(), node);
-        }
-        tree.add_parents();
-        tree
+        ];
+        files.into_iter().collect::<Tree>().with_parents()
     }
 
     fn set(paths: &[&str]) -> PathSet {
@@ -157,11 +152,7 @@ mod tests {
 
     #[track_caller]
     fn changed(path: &str, node: Option<Node>) -> Tree {
-        let mut tree = app();
-        match node {
-            Some(node) => tree.entries.insert(path.as_bytes().to_vec(), node),
-            None => tree.entries.remove(path.as_bytes()),
-        };
+        let tree = app().with(path, node);
         assert_ne!(tree, app());
         tree
     }

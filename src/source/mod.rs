@@ -48,12 +48,8 @@ pub struct Content {
 pub struct Snapshot {
     /// The app's folder on this machine.
     pub root: PathBuf,
-    /// The paths of the regular files, sorted.
-    pub files: Vec<String>,
-    /// What each of them is.
-    contents: Vec<Content>,
-    /// Symbolic links: path → where it points.
-    pub links: BTreeMap<String, String>,
+    /// The files and links as they will stand in the image, with the folders that lead there.
+    tree: Tree,
     /// Of each path that was looked at, the rule that decided, if one said anything; folders
     /// that are excluded whole, with `/` behind them, stand for all that is in them.
     pub decisions: BTreeMap<String, Decision>,
@@ -122,6 +118,12 @@ pub enum SourceError {
     },
 }
 
+/// A path of the image from the app's folder; `None` for what is not below it. The names of the
+/// app's files are text.
+fn in_app(path: &[u8]) -> Option<&str> {
+    std::str::from_utf8(path).ok()?.strip_prefix(APP_FOLDER)?.strip_prefix('/')
+}
+
 pub(crate) fn failed(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> SourceError {
     let path = path.to_owned();
     move |source| SourceError::Io { action, path, source }
@@ -156,9 +158,7 @@ impl Snapshot {
         let snapshot = Snapshot {
             unfit_dockerignore: rules.unfit.clone(),
             root,
-            files: walked.files,
-            contents: walked.contents,
-            links: walked.links.into_iter().collect(),
+            tree: walked.tree,
             decisions: walked.decisions.into_iter().collect(),
             name: walked.name,
             selected: Arc::default(),
@@ -166,17 +166,37 @@ impl Snapshot {
         Ok((snapshot, Seen::new(walked.folders)))
     }
 
+    /// The paths of the regular files, sorted.
+    pub fn files(&self) -> impl Iterator<Item = &str> {
+        let files = self.tree.iter().filter(|(_, node)| matches!(node, Node::File { .. }));
+        files.filter_map(|(path, _)| in_app(path))
+    }
+
+    /// The paths of the symbolic links, sorted.
+    pub fn links(&self) -> impl Iterator<Item = &str> {
+        let links = self.tree.iter().filter(|(_, node)| matches!(node, Node::Symlink { .. }));
+        links.filter_map(|(path, _)| in_app(path))
+    }
+
+    fn node(&self, path: &str) -> Option<&Node> {
+        self.tree.get([APP_FOLDER, path].join("/").as_bytes())
+    }
+
     /// What the regular file at a path is.
     #[must_use]
-    pub fn content(&self, path: &str) -> Option<&Content> {
-        let at = self.files.binary_search_by(|file| file.as_str().cmp(path)).ok()?;
-        self.contents.get(at)
+    pub fn content(&self, path: &str) -> Option<Content> {
+        match self.node(path)? {
+            Node::File { mode, size, digest } => {
+                Some(Content { executable: mode & 0o111 != 0, size: *size, digest: *digest })
+            }
+            _ => None,
+        }
     }
 
     /// Whether a file or link is at a path.
     #[must_use]
     pub fn has(&self, path: &str) -> bool {
-        self.content(path).is_some() || self.links.contains_key(path)
+        matches!(self.node(path), Some(Node::File { .. } | Node::Symlink { .. }))
     }
 
     /// Copies the files of a selected tree below `target`, checking that each is
@@ -186,7 +206,7 @@ impl Snapshot {
     /// A file that changed, or a disk that refuses.
     pub fn materialise(&self, tree: &Tree, target: &Path) -> Result<(), SourceError> {
         // A folder comes before what is in it.
-        for (path, node) in &tree.entries {
+        for (path, node) in tree.iter() {
             let to = target.join(OsStr::from_bytes(path));
             match node {
                 Node::Directory { mode, .. } => {
@@ -201,9 +221,8 @@ impl Snapshot {
                 Node::File { .. } | Node::HardLink { .. } | Node::Whiteout => {}
             }
         }
-        let entries: Vec<_> = tree.entries.iter().collect();
-        entries.into_par_iter().try_for_each(|(path, node)| match node {
-            Node::File { mode, digest, .. } => self.copy_file(path, *mode, digest, target),
+        (0..tree.len()).into_par_iter().try_for_each(|number| match tree.at(number) {
+            (path, Node::File { mode, digest, .. }) => self.copy_file(path, *mode, digest, target),
             _ => Ok(()),
         })
     }

@@ -6,8 +6,8 @@
 //! was read is not kept: it may change again within the clock's grain and look the same
 //! (git's "racily clean" entries, Documentation/technical/racy-git.txt).
 
-use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::io::{self, Write};
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -23,7 +23,7 @@ use crate::digest::Digest;
 const GRAIN: i64 = 2;
 
 /// Bumped with the shape of what is kept.
-const VERSION: u8 = 2;
+const VERSION: u8 = 3;
 
 /// The folders of an app by path, with what is in them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -64,15 +64,24 @@ impl Eq for Part {}
 
 impl Folder {
     /// With what is in it, sorted by name.
-    pub(super) fn new(rules: Digest, entries: &[Known<'_>]) -> Folder {
-        let whole = bytes(&entries);
+    pub(super) fn new<'n>(rules: Digest, entries: impl Iterator<Item = Known<'n>>) -> Folder {
+        let mut whole = Vec::new();
+        for known in entries {
+            // Only a type that cannot be written at all fails.
+            whole = postcard::to_extend(&known, whole).unwrap_or_default();
+        }
+        whole.shrink_to_fit();
         Folder { rules, entries: Part { range: 0..whole.len(), whole: Arc::new(whole) } }
     }
 
-    /// What is in it, sorted by name.
-    pub(super) fn entries(&self) -> Vec<Known<'_>> {
-        // What cannot be read is not known.
-        postcard::from_bytes(self.entries.bytes()).unwrap_or_default()
+    /// What is in it, sorted by name, as far as it can be read: what cannot is not known.
+    pub(super) fn entries(&self) -> impl Iterator<Item = Known<'_>> {
+        let mut rest = self.entries.bytes();
+        std::iter::from_fn(move || {
+            let (known, more) = postcard::take_from_bytes(rest).ok()?;
+            rest = more;
+            Some(known)
+        })
     }
 }
 
@@ -84,8 +93,36 @@ pub(super) struct Known<'n> {
     pub(super) kind: Kind,
     /// What a rule says of it, whatever else is in the folder.
     pub(super) decision: Option<Box<Decision>>,
-    /// What a file was when it was read, if another look can tell whether it still is.
-    pub(super) content: Option<(Stamp, Digest)>,
+    pub(super) found: Found<'n>,
+}
+
+/// What there is of an entry.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) enum Found<'n> {
+    /// It is left out.
+    Nothing,
+    /// A folder that is looked into.
+    Folder,
+    /// A link that counts, and where it points.
+    Link(&'n str),
+    /// A file that counts.
+    File {
+        executable: bool,
+        stamp: Stamp,
+        digest: Digest,
+        /// Whether another look can tell if it is still the same.
+        is_settled: bool,
+    },
+}
+
+impl Known<'_> {
+    /// What is in a file, if another look can tell whether it still is.
+    pub(super) fn content(&self) -> Option<(Stamp, Digest)> {
+        match self.found {
+            Found::File { stamp, digest, is_settled: true, .. } => Some((stamp, digest)),
+            _ => None,
+        }
+    }
 }
 
 fn bytes(value: &impl Serialize) -> Vec<u8> {
@@ -141,6 +178,12 @@ impl Stamp {
         self.size
     }
 
+    /// With the length that it had when it was read: where that is another one, the next look
+    /// finds another file.
+    pub(super) fn of_size(self, size: u64) -> Stamp {
+        Stamp { size, ..self }
+    }
+
     /// Whether any later change shows, for one who looked from `began` on.
     pub(super) fn is_settled(&self, began: i64) -> bool {
         self.changed.0 < began.saturating_sub(GRAIN)
@@ -163,16 +206,18 @@ impl Seen {
         self.folders.get(path)
     }
 
-    /// As bytes, which [`Seen::parse`] reads, in parts that follow each other.
-    #[must_use]
-    pub fn parts(&self) -> Vec<Cow<'_, [u8]>> {
-        let mut parts = vec![Cow::Owned(bytes(&(VERSION, self.folders.len())))];
+    /// Writes bytes that [`Seen::parse`] reads.
+    ///
+    /// # Errors
+    /// Those of `to`.
+    pub fn write_to(&self, to: &mut dyn Write) -> io::Result<()> {
+        to.write_all(&bytes(&(VERSION, self.folders.len())))?;
         for (path, Folder { rules, entries }) in &self.folders {
             let entries = entries.bytes();
-            parts.push(bytes(&(path, rules, entries.len())).into());
-            parts.push(entries.into());
+            to.write_all(&bytes(&(path, rules, entries.len())))?;
+            to.write_all(entries)?;
         }
-        parts
+        Ok(())
     }
 
     /// `None` for what are no such bytes, or of another version.
@@ -214,19 +259,21 @@ mod tests {
     /// As if each file had been looked at long after it was written, and held something else.
     fn as_of_old(root: &Path, seen: Seen, said: Digest) -> Seen {
         changed(seen, |below, known| {
-            if known.kind == Kind::File {
+            if matches!(known.found, Found::File { .. }) {
                 let path = root.join(below).join(known.name);
-                let stamp = Stamp::of(&rustix::fs::lstat(path).expect("there"));
-                known.content = Some((stamp, said));
+                let stat = rustix::fs::lstat(path).expect("there");
+                let executable = stat.st_mode & 0o111 != 0;
+                let stamp = Stamp::of(&stat);
+                known.found = Found::File { executable, stamp, digest: said, is_settled: true };
             }
         })
     }
 
     fn changed(mut seen: Seen, change: impl Fn(&str, &mut Known<'_>)) -> Seen {
         for (below, folder) in &mut seen.folders {
-            let mut entries = folder.entries();
+            let mut entries: Vec<_> = folder.entries().collect();
             entries.iter_mut().for_each(|known| change(below, known));
-            *folder = Folder::new(folder.rules, &entries);
+            *folder = Folder::new(folder.rules, entries.into_iter());
         }
         seen
     }
@@ -237,7 +284,8 @@ mod tests {
         let (_, seen) = take(folder.path(), &Rules::default(), &Seen::default());
         let seen = as_of_old(folder.path(), seen, Digest::of(b"x"));
         assert_eq!(seen.folders.len(), 2);
-        let bytes = seen.parts().concat();
+        let mut bytes = Vec::new();
+        seen.write_to(&mut bytes).expect("written");
         assert_eq!(Seen::parse(bytes.clone()), Some(seen));
         for damaged in [&bytes[1..], &bytes[..bytes.len() - 1], b"", b"\x02", b"\xff\xff\xff"] {
             assert_eq!(Seen::parse(damaged.to_vec()), None);
@@ -250,7 +298,7 @@ mod tests {
         let (root, rules) = (folder.path(), Rules::default());
         let (first, seen) = take(root, &rules, &Seen::default());
         // They have just been written, so another look would not tell.
-        assert!(seen.folders[""].entries().iter().all(|known| known.content.is_none()));
+        assert!(seen.folders[""].entries().all(|known| known.content().is_none()));
         let said = Digest::of(b"what is said to be in it");
         let seen = as_of_old(root, seen, said);
         let holds = |snapshot: &Snapshot, path: &str, wanted: Digest| {
@@ -260,7 +308,8 @@ mod tests {
         for path in ["a", "b", "sub/c"] {
             assert!(holds(&again, path, said), "{path}");
         }
-        assert_eq!((again.files, again.decisions), (first.files, first.decisions));
+        assert!(again.files().eq(first.files()));
+        assert_eq!(again.decisions, first.decisions);
         assert_eq!(kept, seen);
         // Same name, length and times, another file.
         fs::write(root.join("new"), "new").expect("write");
@@ -309,8 +358,9 @@ mod tests {
             }
         });
         let files = |rules: &Rules, seen: &Seen| {
-            let files = take(root, rules, seen).0.files;
-            files.into_iter().filter(|path| !path.ends_with("ignore")).collect::<Vec<_>>()
+            let snapshot = take(root, rules, seen).0;
+            let files = snapshot.files().filter(|path| !path.ends_with("ignore"));
+            files.map(str::to_owned).collect::<Vec<_>>()
         };
         assert_eq!(files(&rules, &seen), ["sub/b"]);
         // By other rules it is.

@@ -3,15 +3,15 @@
 //! What a selection comes to follows from the files and the rules alone, so its digest is
 //! remembered from one build to the next: where no file has changed, no tree is made.
 
-use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use super::{Content, Snapshot, SourceError, matching};
+use super::{Snapshot, SourceError, in_app, matching};
 use crate::digest::Digest;
-use crate::plan::{APP_FOLDER, Selection};
+use crate::plan::Selection;
 use crate::tree::{Node, Tree};
 
 /// Files of which one processor finds out whether a selection has them.
@@ -23,7 +23,7 @@ const VERSION: u8 = 1;
 /// What was selected of a snapshot by now.
 #[derive(Debug, Default)]
 pub(super) struct Selected {
-    trees: Mutex<BTreeMap<Vec<String>, Arc<Tree>>>,
+    trees: Mutex<BTreeMap<Vec<String>, Tree>>,
     digests: Mutex<Digests>,
 }
 
@@ -96,15 +96,15 @@ impl Snapshot {
     ///
     /// # Errors
     /// A rule that does not parse.
-    pub fn select(&self, selection: &Selection) -> Result<Arc<Tree>, SourceError> {
+    pub fn select(&self, selection: &Selection) -> Result<Tree, SourceError> {
         // Several steps may ask, each several times.
         let known = || self.selected.trees.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(tree) = known().get(&selection.rules) {
-            return Ok(Arc::clone(tree));
+            return Ok(tree.clone());
         }
         // Not locked meanwhile: others may want other files.
-        let tree = Arc::new(self.selected_now(selection)?);
-        known().insert(selection.rules.clone(), Arc::clone(&tree));
+        let tree = self.selected_now(selection)?;
+        known().insert(selection.rules.clone(), tree.clone());
         Ok(tree)
     }
 
@@ -114,33 +114,37 @@ impl Snapshot {
 
     fn selected_now(&self, selection: &Selection) -> Result<Tree, SourceError> {
         let matching = matching("the plan", selection.rules.iter().map(String::as_str))?;
-        let everything = selection.rules == ["*"];
-        let placed = |path: &str| [APP_FOLDER, path].join("/").into_bytes();
-        let file = |(path, content): (&String, &Content)| {
-            let mode = if content.executable { 0o755 } else { 0o644 };
-            (placed(path), Node::File { mode, size: content.size, digest: content.digest })
-        };
-        let files = self.files.par_chunks(ASKED_AT_ONCE);
-        let files = files.zip(self.contents.par_chunks(ASKED_AT_ONCE));
-        let chosen = files.map(|(files, contents)| {
+        if selection.rules == ["*"] {
+            return Ok(self.tree.clone());
+        }
+        let numbers: Vec<usize> = (0..self.tree.len()).collect();
+        let chosen = numbers.par_chunks(ASKED_AT_ONCE).map(|numbers| {
             // Each remembers folders of its own.
             let mut matching = matching.clone();
-            let chosen = files.iter().zip(contents);
-            let chosen = chosen.filter(|(path, _)| everything || matching.matches(path));
-            chosen.map(file).collect::<Vec<_>>()
+            let mut is_chosen = |number: &usize| {
+                let (path, node) = self.tree.at(*number);
+                !matches!(node, Node::Directory { .. })
+                    && in_app(path).is_some_and(|path| matching.matches(path))
+            };
+            numbers.iter().copied().filter(|number| is_chosen(number)).collect::<Vec<_>>()
         });
-        let mut chosen: Vec<_> = chosen.collect();
-        let mut matching = matching.clone();
-        let links = self.links.iter().filter(|(path, _)| everything || matching.matches(path));
-        let link = |(path, target): (&String, &String)| {
-            (placed(path), Node::Symlink { target: target.clone().into_bytes() })
-        };
-        chosen.push(links.map(link).collect());
-        let mut tree = Tree { entries: chosen.into_iter().flatten().collect() };
-        tree.entries
-            .insert(APP_FOLDER.as_bytes().to_vec(), Node::Directory { mode: 0o755, opaque: false });
-        tree.add_parents();
-        Ok(tree)
+        let mut chosen: Vec<usize> = chosen.flatten_iter().collect();
+        let mut leading = BTreeSet::from([0]);
+        let mut last = None;
+        for (path, _) in chosen.iter().map(|number| self.tree.at(*number)) {
+            let mut rest = path;
+            while let Some(slash) = rest.iter().rposition(|byte| *byte == b'/') {
+                rest = &rest[..slash];
+                // Where it is known, those above are; the next is mostly in the same folder.
+                if last == Some(rest) || !self.tree.find(rest).is_ok_and(|it| leading.insert(it)) {
+                    break;
+                }
+            }
+            last = path.iter().rposition(|byte| *byte == b'/').map(|slash| &path[..slash]);
+        }
+        chosen.extend(leading);
+        chosen.sort_unstable();
+        Ok(self.tree.pick(chosen))
     }
 }
 
@@ -241,11 +245,11 @@ mod tests {
         let selection = Selection { rules: vec!["*".to_owned(), "!*.html".to_owned()] };
         let tree = snapshot.select(&selection).expect("a tree");
         let names: Vec<_> =
-            tree.entries.keys().map(|path| String::from_utf8_lossy(path).into_owned()).collect();
+            tree.iter().map(|(path, _)| String::from_utf8_lossy(path).into_owned()).collect();
         assert_eq!(names, ["workspace", "workspace/a", "workspace/a/x.py", "workspace/b.py"]);
         let target = tempfile::tempdir().expect("a folder");
         snapshot.materialise(&tree, target.path()).expect("copied");
-        assert_eq!(Tree::scan(target.path()).expect("scan"), *tree);
+        assert_eq!(Tree::scan(target.path()).expect("scan"), tree);
         fs::write(folder.path().join("b.py"), "changed").expect("write");
         let again = tempfile::tempdir().expect("a folder");
         assert!(matches!(

@@ -6,18 +6,22 @@
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io;
+use std::iter::{Enumerate, Peekable};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::{slice, vec};
 
 use rayon::prelude::*;
 use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, RawDir};
 
 use super::rules::{AppRules, By, Decision, IgnoredConfig, LOCKS, Nested, example_of};
-use super::seen::{Folder, Kind, Known, Seen, Stamp};
-use super::{Content, SourceError, failed};
+use super::seen::{Folder, Found, Kind, Known, Seen, Stamp};
+use super::{SourceError, failed};
 use crate::digest::{Digest, Fields};
+use crate::plan::APP_FOLDER;
+use crate::tree::{Builder, Node, Tree};
 
 /// Entries of a folder that one processor looks at: handing fewer over costs more than that.
 const AT_ONCE: usize = 256;
@@ -27,12 +31,8 @@ const LISTED: usize = 32 << 10;
 
 /// What a walk has found, in the order of paths.
 pub(super) struct Walked {
-    /// The paths of the files that count.
-    pub(super) files: Vec<String>,
-    /// What each of them is.
-    pub(super) contents: Vec<Content>,
-    /// The links that count, and where they point.
-    pub(super) links: Vec<(String, String)>,
+    /// The files and links that count, and the folders that lead there.
+    pub(super) tree: Tree,
     /// What a rule said, by path; with `/` behind it of a folder, and of all in it.
     pub(super) decisions: Vec<(String, Decision)>,
     /// What the next walk need not find out again.
@@ -69,8 +69,6 @@ pub(super) fn walk(
             looked.push(folder);
         }
     }
-    walk.read(&mut looked)?;
-    looked.par_iter_mut().for_each(|looked| walk.keep(looked));
     Ok(in_order(looked))
 }
 
@@ -94,15 +92,15 @@ struct Next {
 /// A folder that was looked into.
 struct Looked {
     path: String,
-    /// A name of the rules that decided.
-    rules: Digest,
-    /// What is in it, by name.
-    here: Vec<Here>,
-    /// What the next walk need not find out again; at first only where that is as it was.
-    folder: Option<Folder>,
+    /// What is in it.
+    folder: Folder,
     /// A name of those in it that count, if there are any.
     name: Option<Digest>,
-    /// The number of the first folder below it; the others follow.
+    /// What is said of some because of the others: the number of the entry, and what.
+    needed: Vec<(usize, Box<Decision>)>,
+    /// The names of the folders in it that are looked into, in the order of whole paths.
+    folders: Vec<String>,
+    /// The number of the first of them; the others follow.
     below: usize,
 }
 
@@ -115,11 +113,11 @@ struct Here {
     said: Option<Box<Decision>>,
     /// What is said because of the others.
     needed: Option<Box<Decision>>,
-    found: Found,
+    found: Look,
 }
 
 /// What there is of an entry.
-enum Found {
+enum Look {
     /// It is left out.
     Nothing,
     /// A folder that is looked into.
@@ -130,8 +128,10 @@ enum Found {
     File {
         executable: bool,
         stamp: Stamp,
-        /// Of what is in it, and its length in bytes; at first only where that is known.
-        content: Option<(Digest, u64)>,
+        /// Of what is in it; at first only where that is known.
+        digest: Option<Digest>,
+        /// Whether that was known from an earlier walk.
+        is_known: bool,
     },
 }
 
@@ -143,50 +143,114 @@ impl Here {
     fn counts(&self) -> bool {
         self.decision().is_none_or(|decision| decision.included)
     }
+
+    /// For the next walk, of one that looked from `began` on.
+    fn known(&self, began: i64) -> Known<'_> {
+        let found = match &self.found {
+            Look::Folder => Found::Folder,
+            Look::Link(target) => Found::Link(target),
+            Look::File { executable, stamp, digest: Some(digest), is_known } => Found::File {
+                executable: *executable,
+                stamp: *stamp,
+                digest: *digest,
+                is_settled: *is_known || stamp.is_settled(began),
+            },
+            Look::Nothing | Look::File { digest: None, .. } => Found::Nothing,
+        };
+        Known { name: &self.name, kind: self.kind, decision: self.said.clone(), found }
+    }
+}
+
+/// A folder that is being put in order.
+struct Open<'l> {
+    /// Of its path in the tree.
+    length: usize,
+    entries: Enumerate<Box<dyn Iterator<Item = Known<'l>> + 'l>>,
+    needed: Peekable<slice::Iter<'l, (usize, Box<Decision>)>>,
+    /// The folders in it that lead to something that counts, by name.
+    leading: Peekable<vec::IntoIter<&'l str>>,
+    /// The number of the next folder below it.
+    below: usize,
+}
+
+impl<'l> Open<'l> {
+    /// `counts` tells of all folders whether something in them or below counts.
+    fn new(looked: &'l Looked, counts: &[bool], length: usize) -> Open<'l> {
+        let Looked { folder, needed, folders, below, .. } = looked;
+        let leading = folders.iter().zip(&counts[*below..]).filter(|(_, counts)| **counts);
+        let mut leading: Vec<&str> = leading.map(|(name, _)| name.trim_end_matches('/')).collect();
+        leading.sort_unstable();
+        let entries: Box<dyn Iterator<Item = Known<'l>>> = Box::new(folder.entries());
+        Open {
+            length,
+            entries: entries.enumerate(),
+            needed: needed.iter().peekable(),
+            leading: leading.into_iter().peekable(),
+            below: *below,
+        }
+    }
 }
 
 /// Folders as they were looked into, level by level, in the order of paths.
-fn in_order(mut looked: Vec<Looked>) -> Walked {
-    let (mut files, mut contents, mut links) = (Vec::new(), Vec::new(), Vec::new());
-    let (mut decisions, mut folders) = (Vec::new(), Vec::new());
+fn in_order(looked: Vec<Looked>) -> Walked {
+    // What is below a folder comes after it.
+    let mut counts = vec![false; looked.len()];
+    for (number, Looked { name, folders, below, .. }) in looked.iter().enumerate().rev() {
+        counts[number] = name.is_some() || counts[*below..*below + folders.len()].contains(&true);
+    }
+    let leading = || Node::Directory { mode: 0o755, opaque: false };
+    let mut path = APP_FOLDER.to_owned();
+    let mut tree = Builder::default();
+    tree.add(path.as_bytes(), leading());
+    let mut decisions = Vec::new();
     let mut whole = Fields::new("forge-source-files");
-    let mut open = Vec::new();
-    let mut enter = |number: usize, looked: &mut Vec<Looked>| {
-        let Looked { path, here, folder, name, below, .. } = &mut looked[number];
-        let path = std::mem::take(path);
-        if let Some(name) = name {
-            whole.text(&path).digest(name);
+    let mut enter = |looked: &Looked| {
+        if let Some(name) = &looked.name {
+            whole.text(&looked.path).digest(name);
         }
-        folders.extend(folder.take().map(|folder| (path.clone(), folder)));
-        (path, std::mem::take(here).into_iter(), *below)
     };
-    open.push(enter(0, &mut looked));
-    while let Some((folder, here, below)) = open.last_mut() {
-        let Some(Here { name, said, needed, found, .. }) = here.next() else {
+    enter(&looked[0]);
+    let mut open = vec![Open::new(&looked[0], &counts, path.len())];
+    while let Some(folder) = open.last_mut() {
+        path.truncate(folder.length);
+        let Some((number, known)) = folder.entries.next() else {
             open.pop();
             continue;
         };
-        let path = joined(folder, &name);
-        if let Some(decision) = needed.or(said)
-            && !matches!(found, Found::Folder)
-        {
-            decisions.push((path.clone(), *decision));
+        // A folder comes before `name.x`, and what is in it after that.
+        while let Some(name) = folder.leading.next_if(|name| *name < known.name) {
+            path.extend(["/", name]);
+            tree.add(path.as_bytes(), leading());
+            path.truncate(folder.length);
         }
-        match found {
+        path.extend(["/", known.name]);
+        let needed = folder.needed.next_if(|(needed, _)| *needed == number);
+        let decision = needed.map(|(_, decision)| decision).or(known.decision.as_ref());
+        if let Some(decision) = decision
+            && known.found != Found::Folder
+        {
+            decisions.push((path[APP_FOLDER.len() + 1..].to_owned(), (**decision).clone()));
+        }
+        match known.found {
+            Found::Nothing => {}
             Found::Folder => {
-                let number = *below;
-                *below += 1;
-                open.push(enter(number, &mut looked));
+                let below = &looked[folder.below];
+                folder.below += 1;
+                enter(below);
+                open.push(Open::new(below, &counts, path.len() - 1));
             }
-            Found::Link(target) => links.push((path, target)),
-            Found::File { executable, content: Some((digest, size)), .. } => {
-                files.push(path);
-                contents.push(Content { executable, size, digest });
+            Found::Link(target) => {
+                tree.add(path.as_bytes(), Node::Symlink { target: target.into() });
             }
-            Found::Nothing | Found::File { content: None, .. } => {}
+            Found::File { executable, stamp, digest, .. } => {
+                let mode = if executable { 0o755 } else { 0o644 };
+                tree.add(path.as_bytes(), Node::File { mode, size: stamp.size(), digest });
+            }
         }
     }
-    Walked { files, contents, links, decisions, folders, name: whole.finish() }
+    drop(open);
+    let folders = looked.into_iter().map(|looked| (looked.path, looked.folder)).collect();
+    Walked { tree: tree.tree(), decisions, folders, name: whole.finish() }
 }
 
 impl Walk<'_> {
@@ -204,28 +268,24 @@ impl Walk<'_> {
             rules = name.digest(&rules).text(&below).digest(&nested.name).finish();
             Arc::make_mut(&mut ignores).push(Arc::new(nested));
         }
-        let folder = self.before.folder(&below);
-        let before = folder.map(Folder::entries).unwrap_or_default();
-        let is_decided = folder.is_some_and(|folder| folder.rules == rules);
-        let mut is_same = is_decided && before.len() == entries.len();
-        let mut before = before.into_iter().peekable();
+        let before = self.before.folder(&below);
+        let is_decided = before.is_some_and(|before| before.rules == rules);
+        let mut known = before.into_iter().flat_map(Folder::entries).peekable();
         let mut here = Vec::with_capacity(entries.len());
         let mut contents = Vec::with_capacity(entries.len());
         for (name, kind) in entries {
-            while before.next_if(|before| *before.name < *name).is_some() {}
-            let before = before.next_if(|before| before.name == name && before.kind == kind);
-            is_same &= before.is_some();
-            let (said, content) = match before {
-                Some(before) if is_decided => (before.decision, before.content),
-                before => {
+            while known.next_if(|known| *known.name < *name).is_some() {}
+            let known = known.next_if(|known| known.name == name && known.kind == kind);
+            contents.push(known.as_ref().and_then(Known::content));
+            let said = match known {
+                Some(known) if is_decided => known.decision,
+                _ => {
                     let path = joined(&below, name.trim_end_matches('/'));
                     let decision = self.rules.decide(&path, kind == Kind::Folder, &ignores);
-                    let said = (decision.by != By::Nobody).then(|| Box::new(decision));
-                    (said, before.and_then(|before| before.content))
+                    (decision.by != By::Nobody).then(|| Box::new(decision))
                 }
             };
-            contents.push(content);
-            here.push(Here { name, kind, said, needed: None, found: Found::Nothing });
+            here.push(Here { name, kind, said, needed: None, found: Look::Nothing });
         }
         needed(&below, self.rules.rules.ignored_config, &mut here);
         here.par_iter_mut().zip(contents).with_min_len(AT_ONCE).try_for_each(
@@ -234,16 +294,24 @@ impl Walk<'_> {
                 Ok(())
             },
         )?;
-        let is_read = |here: &Here| !matches!(here.found, Found::File { content: None, .. });
-        let folder = folder.filter(|_| is_same && here.iter().all(is_read)).cloned();
-        let folders = here.iter().filter(|here| matches!(here.found, Found::Folder));
-        let folders = folders
-            .map(|here| {
-                let path = joined(&below, here.name.trim_end_matches('/'));
-                Next { path, ignores: Arc::clone(&ignores), rules }
-            })
-            .collect();
-        Ok((Looked { path: below, rules, here, folder, name: None, below: 0 }, folders))
+        self.read(&below, &mut here)?;
+        let mut folder = Folder::new(rules, here.iter().map(|here| here.known(self.began)));
+        // Of what is as it was there need not be two.
+        if let Some(before) = before.filter(|before| **before == folder) {
+            folder = before.clone();
+        }
+        let name = name(&here);
+        let needed = here.iter_mut().enumerate();
+        let needed = needed.filter_map(|(at, here)| Some((at, here.needed.take()?))).collect();
+        let folders = here.iter().filter(|here| matches!(here.found, Look::Folder));
+        // Not of `into_iter`, which would keep the room of all entries.
+        let folders: Vec<String> = folders.map(|here| here.name.clone()).collect();
+        let next = |name: &String| {
+            let path = joined(&below, name.trim_end_matches('/'));
+            Next { path, ignores: Arc::clone(&ignores), rules }
+        };
+        let next = folders.iter().map(next).collect();
+        Ok((Looked { path: below, folder, name, needed, folders, below: 0 }, next))
     }
 
     /// Looks at an entry of the folder `below`, if it counts. One that has not been touched
@@ -254,7 +322,7 @@ impl Walk<'_> {
         opened: &OwnedFd,
         here: &Here,
         before: Option<(Stamp, Digest)>,
-    ) -> Result<Found, SourceError> {
+    ) -> Result<Look, SourceError> {
         let full = || self.root.join(below).join(&here.name);
         let refused = |error: rustix::io::Errno| failed("read", &full())(error.into());
         match here.kind {
@@ -263,59 +331,40 @@ impl Walk<'_> {
                 let goes_on = here.decision().is_none_or(|decision| {
                     decision.included || self.rules.may_include_below(&path, decision)
                 });
-                Ok(if goes_on { Found::Folder } else { Found::Nothing })
+                Ok(if goes_on { Look::Folder } else { Look::Nothing })
             }
-            _ if !here.counts() => Ok(Found::Nothing),
+            _ if !here.counts() => Ok(Look::Nothing),
             Kind::Link => {
                 let target =
                     rustix::fs::readlinkat(opened, &here.name, Vec::new()).map_err(refused)?;
                 let target = target.into_string();
                 let target = target.map_err(|_| SourceError::Name { path: full() })?;
-                Ok(Found::Link(target))
+                Ok(Look::Link(target))
             }
             Kind::File => {
                 let stat = rustix::fs::statat(opened, &here.name, AtFlags::SYMLINK_NOFOLLOW)
                     .map_err(refused)?;
                 let stamp = Stamp::of(&stat);
-                let content = before.filter(|(before, _)| *before == stamp);
-                let content = content.map(|(stamp, digest)| (digest, stamp.size()));
-                Ok(Found::File { executable: stat.st_mode & 0o111 != 0, stamp, content })
+                let before = before.filter(|(before, _)| *before == stamp);
+                let digest = before.map(|(_, digest)| digest);
+                let (executable, is_known) = (stat.st_mode & 0o111 != 0, digest.is_some());
+                Ok(Look::File { executable, stamp, digest, is_known })
             }
             Kind::Other => Err(SourceError::Special { path: full() }),
         }
     }
 
-    /// Reads the files of which it is not known what is in them.
-    fn read(&self, looked: &mut [Looked]) -> Result<(), SourceError> {
-        let looked = looked.par_iter_mut().filter(|looked| looked.folder.is_none());
-        looked.try_for_each(|Looked { path, here, .. }| {
-            here.par_iter_mut().try_for_each(|Here { name, found, .. }| {
-                if let Found::File { content: content @ None, .. } = found {
-                    let path = self.root.join(joined(path, name));
-                    let read = File::open(&path).and_then(Digest::of_reader);
-                    *content = Some(read.map_err(failed("read", &path))?);
-                }
-                Ok(())
-            })
+    /// Reads the files of the folder `below` of which it is not known what is in them.
+    fn read(&self, below: &str, here: &mut [Here]) -> Result<(), SourceError> {
+        here.par_iter_mut().try_for_each(|Here { name, found, .. }| {
+            if let Look::File { stamp, digest: digest @ None, .. } = found {
+                let path = self.root.join(joined(below, name));
+                let read = File::open(&path).and_then(Digest::of_reader);
+                let (found, size) = read.map_err(failed("read", &path))?;
+                (*digest, *stamp) = (Some(found), stamp.of_size(size));
+            }
+            Ok(())
         })
-    }
-
-    /// Notes what the next walk need not find out again, and names what counts.
-    fn keep(&self, looked: &mut Looked) {
-        looked.name = name(&looked.here);
-        if looked.folder.is_some() {
-            return;
-        }
-        let entries = looked.here.iter().map(|here| {
-            let content = match &here.found {
-                Found::File { stamp, content, .. } if stamp.is_settled(self.began) => {
-                    content.map(|(digest, _)| (*stamp, digest))
-                }
-                _ => None,
-            };
-            Known { name: &here.name, kind: here.kind, decision: here.said.clone(), content }
-        });
-        looked.folder = Some(Folder::new(looked.rules, &entries.collect::<Vec<_>>()));
     }
 }
 
@@ -325,12 +374,12 @@ fn name(here: &[Here]) -> Option<Digest> {
     let mut counted = 0_u64;
     for Here { name, found, .. } in here {
         match found {
-            Found::Link(target) => fields.text(name).text("link").text(target),
-            Found::File { executable, content: Some((digest, size)), .. } => {
+            Look::Link(target) => fields.text(name).text("link").text(target),
+            Look::File { executable, stamp, digest: Some(digest), .. } => {
                 let kind = if *executable { "program" } else { "file" };
-                fields.text(name).text(kind).number(*size).digest(digest)
+                fields.text(name).text(kind).number(stamp.size()).digest(digest)
             }
-            Found::Nothing | Found::Folder | Found::File { content: None, .. } => continue,
+            Look::Nothing | Look::Folder | Look::File { digest: None, .. } => continue,
         };
         counted += 1;
     }

@@ -26,7 +26,7 @@ mod scratch;
 mod sweep;
 
 use std::fs::{self, File, OpenOptions, TryLockError};
-use std::io::{self, BufReader, BufWriter, Read, Write};
+use std::io::{self, BufRead, BufReader, BufWriter, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
@@ -110,6 +110,12 @@ pub enum StoreError {
     },
 }
 
+/// Writes what a file is to hold; asked more than once, it writes the same each time.
+type Content<'c> = dyn Fn(&mut dyn Write) -> io::Result<()> + 'c;
+
+/// Bytes of a file that are in memory at once.
+const AT_ONCE: usize = 64 << 10;
+
 fn failed(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> StoreError {
     let path = path.to_owned();
     move |source| StoreError::Io { action, path, source }
@@ -187,7 +193,7 @@ impl Store {
         for folder in FOLDERS {
             self.make_folder(&self.root.join(folder))?;
         }
-        self.write_atomically(version, &[VERSION.as_bytes()])
+        self.write_atomically(version, &|to| to.write_all(VERSION.as_bytes()))
     }
 
     /// The store's folder.
@@ -227,8 +233,8 @@ impl Store {
     /// The tree is absent or its list damaged.
     pub fn read_tree(&self, digest: &Digest) -> Result<Tree, StoreError> {
         let path = self.tree_list_path(digest);
-        let text = fs::read_to_string(&path).map_err(failed("read", &path))?;
-        let tree = Tree::from_text(&text)?;
+        let file = File::open(&path).map_err(failed("read", &path))?;
+        let tree = Tree::read_from(BufReader::with_capacity(AT_ONCE, file), &path)?;
         let found = tree.digest();
         if found == *digest {
             Ok(tree)
@@ -244,21 +250,22 @@ impl Store {
     /// An entry that may not be in an output; a disk that refuses. The folder is
     /// then left where it was.
     pub fn keep_tree(&self, folder: &Path) -> Result<(Digest, Tree), StoreError> {
-        self.keep_linked_tree(folder, &|_| None)
+        scratch::normalise(folder)?;
+        let tree = Tree::scan(folder)?;
+        Ok((self.keep_listed(folder, &tree)?, tree))
     }
 
-    /// Takes over a folder with links to files of trees that are kept here: `known` gives what
-    /// is in them, by path, so that nothing is hashed again.
+    /// Takes over a folder of links to files of trees that are kept here: `tree` is what is in
+    /// it, so that nothing is looked at or hashed again.
     ///
     /// # Errors
     /// As [`Store::keep_tree`].
-    pub fn keep_linked_tree(
-        &self,
-        folder: &Path,
-        known: &(dyn Fn(&[u8]) -> Option<Digest> + Sync),
-    ) -> Result<(Digest, Tree), StoreError> {
-        scratch::normalise(folder)?;
-        let tree = Tree::scan_linked(folder, known)?;
+    pub fn keep_joined_tree(&self, folder: &Path, tree: &Tree) -> Result<Digest, StoreError> {
+        scratch::stamp_new(folder, tree)?;
+        self.keep_listed(folder, tree)
+    }
+
+    fn keep_listed(&self, folder: &Path, tree: &Tree) -> Result<Digest, StoreError> {
         let digest = tree.digest();
         // From the check to the list, so that nobody moves away what another has
         // just put there.
@@ -288,9 +295,9 @@ impl Store {
                 }
                 Err(error) => return Err(failed("move", folder)(error)),
             }
-            self.write_atomically(&self.tree_list_path(&digest), &[tree.to_text().as_bytes()])?;
+            self.write_atomically(&self.tree_list_path(&digest), &|to| tree.write_to(to))?;
         }
-        Ok((digest, tree))
+        Ok(digest)
     }
 
     /// Names a digest so that gc keeps what it stands for. `name` may hold any
@@ -300,7 +307,7 @@ impl Store {
     /// The disk refused.
     pub fn set_root(&self, name: &str, digest: &Digest) -> Result<(), StoreError> {
         let path = self.root.join("roots").join(Digest::of(name.as_bytes()).hex());
-        self.write_atomically(&path, &[format!("{digest} {name}\n").as_bytes()])
+        self.write_atomically(&path, &|to| writeln!(to, "{digest} {name}"))
     }
 
     /// The digest that a root names, or `None`.
@@ -344,8 +351,8 @@ impl Store {
     /// Writes aside, syncs, renames, syncs the folder: after a power loss the
     /// file has its old content or its new one. One that has this content already is left:
     /// syncing it once more is most of what a build without changes would wait for.
-    fn write_atomically(&self, path: &Path, parts: &[&[u8]]) -> Result<(), StoreError> {
-        if is_there(path, parts) {
+    fn write_atomically(&self, path: &Path, content: &Content<'_>) -> Result<(), StoreError> {
+        if is_there(path, content) {
             return Ok(());
         }
         let tmp = self.root.join("tmp");
@@ -354,10 +361,8 @@ impl Store {
             .permissions(fs::Permissions::from_mode(0o644))
             .tempfile_in(&tmp)
             .map_err(failed("write", &tmp))?;
-        let mut writer = BufWriter::with_capacity(64 << 10, file.as_file());
-        parts
-            .iter()
-            .try_for_each(|part| writer.write_all(part))
+        let mut writer = BufWriter::with_capacity(AT_ONCE, file.as_file());
+        content(&mut writer)
             .and_then(|()| writer.flush())
             .and_then(|()| file.as_file().sync_all())
             .map_err(failed("write", path))?;
@@ -367,23 +372,35 @@ impl Store {
     }
 }
 
-/// Whether a file holds just these parts, one after another.
-fn is_there(path: &Path, parts: &[&[u8]]) -> bool {
-    let length: usize = parts.iter().map(|part| part.len()).sum();
-    if !fs::metadata(path).is_ok_and(|there| there.len() == length as u64) {
-        return false;
-    }
+/// Whether a file holds just this.
+fn is_there(path: &Path, content: &Content<'_>) -> bool {
     // Not all at once: there may be much of it.
     File::open(path).is_ok_and(|file| {
-        let mut file = BufReader::with_capacity(64 << 10, file);
-        const AT_ONCE: usize = 8 << 10;
-        let mut room = [0; AT_ONCE];
-        let mut chunks = parts.iter().flat_map(|part| part.chunks(AT_ONCE));
-        chunks.all(|chunk| {
-            let there = &mut room[..chunk.len()];
-            file.read_exact(there).is_ok() && there == chunk
-        })
+        let mut same = Same { file: BufReader::with_capacity(AT_ONCE, file) };
+        content(&mut same).is_ok()
+            && same.file.fill_buf().is_ok_and(|left_over| left_over.is_empty())
     })
+}
+
+/// Takes what a file holds, and nothing else.
+struct Same {
+    file: BufReader<File>,
+}
+
+impl Write for Same {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let there = self.file.fill_buf()?;
+        let length = there.len().min(bytes.len());
+        if there[..length] != bytes[..length] || length == 0 && !bytes.is_empty() {
+            return Err(io::ErrorKind::InvalidData.into());
+        }
+        self.file.consume(length);
+        Ok(length)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 fn sync_parent(path: &Path) -> Result<(), StoreError> {
@@ -449,7 +466,7 @@ mod tests {
         let file = fs::metadata(store.tree_path(&digests[0]).join("a/f")).expect("there");
         assert_eq!(file.permissions().mode() & 0o7777, 0o755);
         assert_eq!(std::os::unix::fs::MetadataExt::mtime(&file), crate::tree::STAMP);
-        assert_eq!(store.read_tree(&digests[0]).expect("list").entries.len(), 2);
+        assert_eq!(store.read_tree(&digests[0]).expect("list").len(), 2);
     }
 
     #[test]

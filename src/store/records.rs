@@ -1,13 +1,13 @@
 //! Small values by key, in tables.
 
 use std::fs;
-use std::io::{self, Write};
+use std::io;
 use std::path::PathBuf;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::{Store, StoreError, failed};
+use super::{Content, Store, StoreError, failed};
 use crate::digest::{Digest, Hasher};
 
 /// A kind of record; each has its own folder and format number.
@@ -104,17 +104,23 @@ impl Store {
         Ok(whole.then_some(bytes))
     }
 
-    /// Records bytes for `key`, the parts one after another, with their digest behind them; the
-    /// last writer wins.
+    /// Records for `key` the bytes that `content` writes, the same each time that it is asked,
+    /// with their digest behind them; the last writer wins.
     ///
     /// # Errors
     /// The disk refused.
-    pub fn put_bytes(&self, table: Table, key: &Digest, parts: &[&[u8]]) -> Result<(), StoreError> {
-        let path = self.record_path(table, key);
-        let mut hasher = Hasher::new(io::sink());
-        parts.iter().try_for_each(|part| hasher.write_all(part)).map_err(failed("hash", &path))?;
-        let (digest, ..) = hasher.finish();
-        self.write_atomically(&path, &[parts, &[digest.bytes().as_slice()]].concat())
+    pub fn put_bytes(
+        &self,
+        table: Table,
+        key: &Digest,
+        content: &Content<'_>,
+    ) -> Result<(), StoreError> {
+        self.write_atomically(&self.record_path(table, key), &|to| {
+            let mut hasher = Hasher::new(to);
+            content(&mut hasher)?;
+            let (digest, _, to) = hasher.finish();
+            to.write_all(digest.bytes())
+        })
     }
 
     /// All keys for which a table has records, in no order.
@@ -173,6 +179,6 @@ impl Store {
         let path = self.record_path(table, key);
         let bytes = serde_json::to_vec(value)
             .map_err(|source| StoreError::Record { path: path.clone(), source })?;
-        self.write_atomically(&path, &[&bytes])
+        self.write_atomically(&path, &|to| to.write_all(&bytes))
     }
 }

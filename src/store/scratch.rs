@@ -6,13 +6,14 @@
 use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, Timespec, Timestamps, UTIME_OMIT};
 
 use super::{Store, StoreError, failed};
-use crate::tree::STAMP;
+use crate::tree::{Node, STAMP, Tree};
 
 /// A folder under the store's `tmp/`; removed on drop.
 #[derive(Debug)]
@@ -156,6 +157,16 @@ pub(super) fn normalise(folder: &Path) -> Result<(), StoreError> {
         stamp(path)?;
     }
     Ok(())
+}
+
+/// Gives the constant stamp to what is new in a folder of links to files that have it: the
+/// folders and links of `tree`.
+pub(super) fn stamp_new(folder: &Path, tree: &Tree) -> Result<(), StoreError> {
+    let is_new = |node: &Node| matches!(node, Node::Directory { .. } | Node::Symlink { .. });
+    for (path, _) in tree.iter().filter(|(_, node)| is_new(node)) {
+        stamp(&folder.join(OsStr::from_bytes(path)))?;
+    }
+    stamp(folder)
 }
 
 /// Extended attributes are not part of a tree, so no step may see any; those of

@@ -156,17 +156,14 @@ fn check(buildpack: &str, step: &str, files: &[(&str, &str)], lists: &[(&str, &s
     };
     let split = Split { rules: step.units.iter().map(rule).collect(), most: 24 };
     let file = Node::File { mode: 0o644, size: 3 << 20, digest: Digest::of(b"") };
-    let mut tree = Tree::default();
-    for (path, _) in files {
-        tree.entries.insert(path.as_bytes().to_vec(), file.clone());
-    }
-    tree.add_parents();
+    let tree: Tree = files.iter().map(|(path, _)| (*path, file.clone())).collect();
+    let tree = tree.with_parents();
     let lists: BTreeMap<&[u8], &str> =
         lists.iter().map(|(path, text)| (path.as_bytes(), *text)).collect();
     let read = |path: &[u8]| Ok(lists.get(path).unwrap_or(&"").as_bytes().to_vec());
     let parts = split.parts(tree, read).unwrap();
     for (path, unit) in files {
-        let part = parts.iter().find(|part| part.tree.entries.contains_key(path.as_bytes()));
+        let part = parts.iter().find(|part| part.tree.get(path.as_bytes()).is_some());
         let name = part.unwrap().name.as_deref();
         assert_eq!(name, Some(*unit), "{path}");
     }

@@ -183,13 +183,13 @@ impl Members {
     }
 
     fn find(&self, files: &dyn Files) -> Vec<String> {
-        let member = |path: &&String| {
+        let member = |path: &&str| {
             path.strip_suffix("/package.json").is_some_and(|folder| {
                 let any = |list: &[GlobMatcher]| list.iter().any(|glob| glob.is_match(folder));
                 any(&self.wanted) && !any(&self.unwanted)
             })
         };
-        files.paths().iter().filter(member).cloned().collect()
+        files.paths().filter(member).map(str::to_owned).collect()
     }
 }
 

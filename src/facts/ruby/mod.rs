@@ -125,11 +125,11 @@ fn gemfiles(files: &dyn Files, first: &str) -> Result<Gemfiles, FactError> {
         }
         for text in &gemfile.gemspecs {
             let place = joined(&folder, text);
-            let gemspec = |path: &&String| {
+            let gemspec = |path: &&str| {
                 let parent = path.rsplit_once('/').map_or("", |(parent, _)| parent);
                 path.ends_with(".gemspec") && Some(parent) == place.as_deref()
             };
-            found.inputs.extend(files.paths().iter().filter(gemspec).cloned());
+            found.inputs.extend(files.paths().filter(gemspec).map(str::to_owned));
         }
         found
             .ruby

@@ -80,8 +80,8 @@ pub fn state(files: &dyn Files, manifest: &Manifest, facts: &mut Facts) -> Resul
             facts.insert(name, value, origin);
         }
     }
-    if let Some(path) = files.paths().iter().find(|path| is_asset_manifest(path)) {
-        facts.insert("rails.assets.ready", path.as_str(), path.as_str());
+    if let Some(path) = files.paths().find(|path| is_asset_manifest(path)) {
+        facts.insert("rails.assets.ready", path, path);
     }
     const PRODUCTION: &str = "config/environments/production.rb";
     if let Some(line) = files.read(PRODUCTION)?.and_then(|text| keeps_public_files(&text)) {

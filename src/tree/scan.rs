@@ -1,0 +1,136 @@
+//! Reading a folder as a tree.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::ffi::OsStr;
+use std::fs::{self, File, Metadata};
+use std::io;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::path::Path;
+
+use super::entries::Entries;
+use super::{Node, OPAQUE_ATTRIBUTE, Tree, TreeError};
+use crate::digest::Digest;
+
+impl Tree {
+    /// Reads the tree below `root`, hashing files on all processors.
+    ///
+    /// # Errors
+    /// An entry that cannot be read, or that is neither file, directory nor link.
+    pub fn scan(root: &Path) -> Result<Tree, TreeError> {
+        let mut scan = Scan {
+            entries: Entries::default(),
+            first_names: HashMap::new(),
+            nothing: Digest::of(b""),
+        };
+        scan.directory(root, &mut Vec::new())?;
+        let Scan { mut entries, first_names, .. } = scan;
+        drop(first_names);
+        entries.shrink();
+        entries.change(|path, node| {
+            if let Node::File { size, digest, .. } = node {
+                let full = root.join(OsStr::from_bytes(path));
+                (*digest, *size) = File::open(&full)
+                    .and_then(Digest::of_reader)
+                    .map_err(|source| TreeError::Io { path: full, source })?;
+            }
+            Ok(())
+        })?;
+        Ok(Tree::of(entries))
+    }
+}
+
+/// What has been found so far, in the order of paths; files are hashed afterwards.
+struct Scan {
+    entries: Entries,
+    /// Device and inode of a file that may have several names → the number of its first.
+    first_names: HashMap<(u64, u64), usize>,
+    /// What stands for the digest of a file until it is hashed.
+    nothing: Digest,
+}
+
+impl Scan {
+    fn directory(&mut self, full: &Path, path: &mut Vec<u8>) -> Result<(), TreeError> {
+        let failed = |source| TreeError::Io { path: full.to_owned(), source };
+        let mut found = Vec::new();
+        for entry in fs::read_dir(full).map_err(failed)? {
+            let entry = entry.map_err(failed)?;
+            let name = entry.file_name().into_vec();
+            if entry.file_type().map_err(failed)?.is_dir() {
+                // What is in `a` comes after `a.x`, and `a` itself before.
+                found.push([name.as_slice(), b"/"].concat());
+            }
+            found.push(name);
+        }
+        found.sort_unstable();
+        let length = path.len();
+        for name in found {
+            if length > 0 {
+                path.push(b'/');
+            }
+            let is_below = name.last() == Some(&b'/');
+            let name = name.strip_suffix(b"/").unwrap_or(&name);
+            path.extend_from_slice(name);
+            let child = full.join(OsStr::from_bytes(name));
+            if is_below {
+                self.directory(&child, path)?;
+            } else {
+                self.entry(&child, path)?;
+            }
+            path.truncate(length);
+        }
+        Ok(())
+    }
+
+    fn entry(&mut self, full: &Path, path: &[u8]) -> Result<(), TreeError> {
+        let failed = |source| TreeError::Io { path: full.to_owned(), source };
+        let metadata = fs::symlink_metadata(full).map_err(failed)?;
+        let kind = metadata.file_type();
+        let node = if kind.is_dir() {
+            Node::Directory { mode: metadata.mode() & 0o1777, opaque: is_opaque(full)? }
+        } else if kind.is_symlink() {
+            let target = fs::read_link(full).map_err(failed)?;
+            Node::Symlink { target: target.into_os_string().into_vec() }
+        } else if kind.is_file() {
+            self.file(&metadata)
+        } else if kind.is_char_device() && metadata.rdev() == 0 {
+            Node::Whiteout
+        } else {
+            let kind = if kind.is_fifo() {
+                "pipe"
+            } else if kind.is_socket() {
+                "socket"
+            } else {
+                "device"
+            };
+            return Err(TreeError::Special { path: full.to_owned(), kind });
+        };
+        // The names in a folder are sorted, and no two are the same.
+        self.entries.push(path, node).map_err(|_| failed(io::ErrorKind::InvalidData.into()))
+    }
+
+    fn file(&mut self, metadata: &Metadata) -> Node {
+        if metadata.nlink() > 1 {
+            match self.first_names.entry((metadata.dev(), metadata.ino())) {
+                Entry::Occupied(first) => {
+                    return Node::HardLink { to: self.entries.path(*first.get()).to_vec() };
+                }
+                Entry::Vacant(first) => {
+                    first.insert(self.entries.len());
+                }
+            }
+        }
+        let mode = metadata.mode() & 0o777;
+        Node::File { mode, size: metadata.len(), digest: self.nothing }
+    }
+}
+
+fn is_opaque(path: &Path) -> Result<bool, TreeError> {
+    let mut value = [0_u8; 8];
+    match rustix::fs::lgetxattr(path, OPAQUE_ATTRIBUTE, &mut value) {
+        Ok(length) => Ok(&value[..length] == b"y"),
+        Err(rustix::io::Errno::NODATA | rustix::io::Errno::OPNOTSUPP) => Ok(false),
+        Err(error) => Err(TreeError::Io { path: path.to_owned(), source: error.into() }),
+    }
+}
