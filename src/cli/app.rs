@@ -147,8 +147,9 @@ impl App {
     }
 
     fn facts(&self, snapshot: &Snapshot) -> Result<Facts, Failure> {
-        let mut facts = facts::collect(&SnapshotFiles(snapshot))
-            .map_err(|error| notices::with_left_out(error.into(), snapshot))?;
+        let mut facts =
+            facts::collect(&SnapshotFiles { snapshot, paths: snapshot.files().collect() })
+                .map_err(|error| notices::with_left_out(error.into(), snapshot))?;
         if !self.settings.python.extras.is_empty() {
             facts.insert("python.extras", self.settings.python.extras.join(" "), "forge.toml");
         }
@@ -357,19 +358,18 @@ fn own_buildpacks(snapshot: &Snapshot) -> Result<BTreeMap<String, String>, Failu
 }
 
 /// Facts read the app's files through this.
-struct SnapshotFiles<'a>(&'a Snapshot);
+struct SnapshotFiles<'a> {
+    snapshot: &'a Snapshot,
+    paths: Vec<&'a str>,
+}
 
 impl Files for SnapshotFiles<'_> {
-    fn paths(&self) -> Box<dyn Iterator<Item = &str> + '_> {
-        Box::new(self.0.files())
-    }
-
-    fn has(&self, path: &str) -> bool {
-        self.0.content(path).is_some()
+    fn paths(&self) -> &[&str] {
+        &self.paths
     }
 
     fn read(&self, path: &str) -> Result<Option<String>, FactError> {
-        self.0.text(path).map_err(|error| {
+        self.snapshot.text(path).map_err(|error| {
             use std::error::Error;
             let message = error.source().map_or_else(|| error.to_string(), ToString::to_string);
             FactError { path: path.to_owned(), line: None, message }

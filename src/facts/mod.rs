@@ -164,10 +164,7 @@ impl Facts {
 /// The files that facts are read from.
 pub trait Files {
     /// Every regular file, relative with `/`, sorted by bytes.
-    fn paths(&self) -> Box<dyn Iterator<Item = &str> + '_>;
-
-    /// Whether there is a regular file.
-    fn has(&self, path: &str) -> bool;
+    fn paths(&self) -> &[&str];
 
     /// The text of a file; `None` when absent.
     ///
@@ -269,11 +266,11 @@ fn below(files: &dyn Files, folder: &str, text: &str) -> Vec<String> {
     let inside = |path: &&str| {
         place.is_empty() || path.strip_prefix(&place).is_some_and(|rest| rest.starts_with('/'))
     };
-    files.paths().filter(inside).map(str::to_owned).collect()
+    files.paths().iter().copied().filter(inside).map(str::to_owned).collect()
 }
 
 fn has(files: &dyn Files, path: &str) -> bool {
-    files.has(path)
+    files.paths().binary_search(&path).is_ok()
 }
 
 /// Reads and parses one file; `None` when absent.

@@ -5,30 +5,26 @@ use std::collections::BTreeMap;
 use super::{FactError, Files, collect};
 
 /// Files in memory.
-pub struct Tree {
-    texts: BTreeMap<String, String>,
+pub struct Tree<'t> {
+    paths: Vec<&'t str>,
+    texts: BTreeMap<&'t str, &'t str>,
 }
 
-impl Tree {
+impl<'t> Tree<'t> {
     /// A tree of these paths and texts.
-    pub fn new(files: &[(&str, &str)]) -> Tree {
-        let texts: BTreeMap<String, String> =
-            files.iter().map(|(path, text)| ((*path).to_owned(), (*text).to_owned())).collect();
-        Tree { texts }
+    pub fn new(files: &[(&'t str, &'t str)]) -> Tree<'t> {
+        let texts: BTreeMap<&str, &str> = files.iter().copied().collect();
+        Tree { paths: texts.keys().copied().collect(), texts }
     }
 }
 
-impl Files for Tree {
-    fn paths(&self) -> Box<dyn Iterator<Item = &str> + '_> {
-        Box::new(self.texts.keys().map(String::as_str))
-    }
-
-    fn has(&self, path: &str) -> bool {
-        self.texts.contains_key(path)
+impl Files for Tree<'_> {
+    fn paths(&self) -> &[&str] {
+        &self.paths
     }
 
     fn read(&self, path: &str) -> Result<Option<String>, FactError> {
-        Ok(self.texts.get(path).cloned())
+        Ok(self.texts.get(path).map(|text| (*text).to_owned()))
     }
 }
 

@@ -75,13 +75,23 @@ impl Folder {
     }
 
     /// What is in it, sorted by name, as far as it can be read: what cannot is not known.
-    pub(super) fn entries(&self) -> impl Iterator<Item = Known<'_>> {
-        let mut rest = self.entries.bytes();
-        std::iter::from_fn(move || {
-            let (known, more) = postcard::take_from_bytes(rest).ok()?;
-            rest = more;
-            Some(known)
-        })
+    pub(super) fn entries(&self) -> Entries<'_> {
+        Entries { rest: self.entries.bytes() }
+    }
+}
+
+/// What is in a folder, one after another.
+pub(super) struct Entries<'f> {
+    rest: &'f [u8],
+}
+
+impl<'f> Iterator for Entries<'f> {
+    type Item = Known<'f>;
+
+    fn next(&mut self) -> Option<Known<'f>> {
+        let (known, rest) = postcard::take_from_bytes(self.rest).ok()?;
+        self.rest = rest;
+        Some(known)
     }
 }
 

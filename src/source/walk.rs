@@ -17,7 +17,7 @@ use rayon::prelude::*;
 use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, RawDir};
 
 use super::rules::{AppRules, By, Decision, IgnoredConfig, LOCKS, Nested, example_of};
-use super::seen::{Folder, Found, Kind, Known, Seen, Stamp};
+use super::seen::{Entries, Folder, Found, Kind, Known, Seen, Stamp};
 use super::{SourceError, failed};
 use crate::digest::{Digest, Fields};
 use crate::plan::APP_FOLDER;
@@ -165,7 +165,7 @@ impl Here {
 struct Open<'l> {
     /// Of its path in the tree.
     length: usize,
-    entries: Enumerate<Box<dyn Iterator<Item = Known<'l>> + 'l>>,
+    entries: Enumerate<Entries<'l>>,
     needed: Peekable<slice::Iter<'l, (usize, Box<Decision>)>>,
     /// The folders in it that lead to something that counts, by name.
     leading: Peekable<vec::IntoIter<&'l str>>,
@@ -180,10 +180,9 @@ impl<'l> Open<'l> {
         let leading = folders.iter().zip(&counts[*below..]).filter(|(_, counts)| **counts);
         let mut leading: Vec<&str> = leading.map(|(name, _)| name.trim_end_matches('/')).collect();
         leading.sort_unstable();
-        let entries: Box<dyn Iterator<Item = Known<'l>>> = Box::new(folder.entries());
         Open {
             length,
-            entries: entries.enumerate(),
+            entries: folder.entries().enumerate(),
             needed: needed.iter().peekable(),
             leading: leading.into_iter().peekable(),
             below: *below,

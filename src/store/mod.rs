@@ -438,6 +438,27 @@ mod tests {
     }
 
     #[test]
+    fn what_is_there_already_is_left_and_all_else_replaced() {
+        use std::os::unix::fs::MetadataExt;
+        let (_folder, store) = store();
+        let key = Digest::of(b"key");
+        let path = store.record_path(Table::Runs, &key);
+        let long = vec![b'x'; 3 * AT_ONCE];
+        let mut other = long.clone();
+        other[2 * AT_ONCE + 5] = b'y';
+        // Of the same length, shorter, longer, and none.
+        for bytes in [&long[..], &other, &long[..AT_ONCE], &long, b"one", b"two", b"", b"x"] {
+            let put = || {
+                store.put_bytes(Table::Runs, &key, &|to| to.write_all(bytes)).expect("put");
+                fs::metadata(&path).expect("there").ctime_nsec()
+            };
+            let first = put();
+            assert_eq!(store.bytes(Table::Runs, &key).expect("read").as_deref(), Some(bytes));
+            assert_eq!(put(), first, "the same is not written again");
+        }
+    }
+
+    #[test]
     fn a_flipped_byte_is_noticed() {
         let (_folder, store) = store();
         let digest = store.write_blob(b"bytes").expect("written");

@@ -189,7 +189,7 @@ impl Members {
                 any(&self.wanted) && !any(&self.unwanted)
             })
         };
-        files.paths().filter(member).map(str::to_owned).collect()
+        files.paths().iter().copied().filter(member).map(str::to_owned).collect()
     }
 }
 

@@ -150,7 +150,7 @@ pub fn dependencies(files: &dyn Files, facts: &mut Facts) -> Result<Option<Manif
     let inputs: Vec<String> = inputs.into_iter().collect();
     facts.insert("python.inputs", inputs.join("\n"), path);
     record(path, &located, facts);
-    let src = files.paths().find(|found| {
+    let src = files.paths().iter().copied().find(|found| {
         let inner = found.strip_prefix("src/").and_then(|rest| rest.strip_suffix("/__init__.py"));
         inner.is_some_and(|package| !package.contains('/')) && in_app(found)
     });

@@ -129,7 +129,7 @@ fn gemfiles(files: &dyn Files, first: &str) -> Result<Gemfiles, FactError> {
                 let parent = path.rsplit_once('/').map_or("", |(parent, _)| parent);
                 path.ends_with(".gemspec") && Some(parent) == place.as_deref()
             };
-            found.inputs.extend(files.paths().filter(gemspec).map(str::to_owned));
+            found.inputs.extend(files.paths().iter().copied().filter(gemspec).map(str::to_owned));
         }
         found
             .ruby

@@ -80,7 +80,7 @@ pub fn state(files: &dyn Files, manifest: &Manifest, facts: &mut Facts) -> Resul
             facts.insert(name, value, origin);
         }
     }
-    if let Some(path) = files.paths().find(|path| is_asset_manifest(path)) {
+    if let Some(path) = files.paths().iter().copied().find(|path| is_asset_manifest(path)) {
         facts.insert("rails.assets.ready", path, path);
     }
     const PRODUCTION: &str = "config/environments/production.rb";
