@@ -240,8 +240,12 @@ mod tests {
 
     #[test]
     fn a_selection_is_a_tree_that_can_be_copied() {
-        let folder = app(&[("a/x.py", "x"), ("a/t.html", "t"), ("b.py", "b")]);
+        let files = [("a/x.py", "x"), ("a/t.html", "t"), ("b.py", "b"), ("logs/x.log", "left out")];
+        let folder = app(&files);
         let snapshot = Snapshot::take(folder.path(), &Rules::default()).expect("a snapshot");
+        // No folder of which nothing counts.
+        let everything = Selection { rules: vec!["*".to_owned()] };
+        assert_eq!(snapshot.select(&everything).expect("a tree").len(), 5);
         let selection = Selection { rules: vec!["*".to_owned(), "!*.html".to_owned()] };
         let tree = snapshot.select(&selection).expect("a tree");
         let names: Vec<_> =

@@ -456,6 +456,28 @@ mod tests {
             assert_eq!(store.bytes(Table::Runs, &key).expect("read").as_deref(), Some(bytes));
             assert_eq!(put(), first, "the same is not written again");
         }
+        // What another begins with.
+        for value in [12, 1] {
+            store.put(Table::Outputs, &key, &value).expect("put");
+            assert_eq!(store.get(Table::Outputs, &key).expect("read"), Some(value));
+        }
+    }
+
+    #[test]
+    fn what_is_new_in_a_joined_tree_is_stamped() {
+        use std::os::unix::fs::{MetadataExt, symlink};
+        let (_folder, store) = store();
+        let scratch = store.scratch("t").expect("scratch");
+        let root = scratch.path().join("out");
+        fs::create_dir_all(root.join("a/b")).expect("mkdir");
+        symlink("b", root.join("a/link")).expect("linked");
+        let tree = Tree::scan(&root).expect("scan");
+        let digest = store.keep_joined_tree(&root, &tree).expect("kept");
+        assert_eq!(store.read_tree(&digest).expect("list"), tree);
+        for path in ["", "a", "a/b", "a/link"] {
+            let there = fs::symlink_metadata(store.tree_path(&digest).join(path)).expect("there");
+            assert_eq!(there.mtime(), crate::tree::STAMP, "{path}");
+        }
     }
 
     #[test]
