@@ -14,7 +14,7 @@ use super::{Engine, EngineError};
 use crate::digest::Digest;
 use crate::plan::Step;
 use crate::source::matcher;
-use crate::tree::{Node, Tree};
+use crate::tree::{Builder, Node, Tree};
 
 /// Files that one processor links: neighbours, as two in one folder wait for each other.
 const AT_ONCE: usize = 512;
@@ -40,8 +40,7 @@ impl Engine<'_> {
         };
         let mut union = stacked(&lists);
         keep_taken(&lists, &mut union, taken);
-        let tree = joined(&lists, &union);
-        drop(lists);
+        let tree = joined(lists, &union);
         let scratch = self.scratch(step)?;
         let out = scratch.path().join("out");
         let roots: Vec<_> = inputs.iter().map(|tree| self.store.tree_path(tree)).collect();
@@ -123,34 +122,53 @@ fn keep_taken(lists: &[Tree], union: &mut Union, taken: impl Fn(&[u8], bool) -> 
 
 /// The tree of a union. Names of one file stay that, whichever of them comes first now: the
 /// first name that it had may not be taken, or be another file above.
-fn joined(lists: &[Tree], union: &Union) -> Tree {
-    let first_name = |(input, number): (usize, usize)| match lists[input].at(number).1 {
-        Node::HardLink { to } => lists[input].find(to).map_or(number, |first| first),
-        _ => number,
-    };
+fn joined(mut lists: Vec<Tree>, union: &Union) -> Tree {
+    let changed = changed(&lists, union);
+    let (others, mut next) = (lists.len(), 0);
+    let entries = union.iter().map(|&(input, number)| {
+        let (path, _) = lists[input].at(number);
+        if next < changed.len() && changed.at(next).0 == path {
+            next += 1;
+            return (others, next - 1);
+        }
+        (input, number)
+    });
+    let entries: Union = entries.collect();
+    lists.push(changed);
+    Tree::joined(&lists, entries.into_iter())
+}
+
+/// Those entries of a union that are others in its tree.
+fn changed(lists: &[Tree], union: &Union) -> Tree {
     let is_link = |(input, number): &(usize, usize)| {
         matches!(lists[*input].at(*number).1, Node::HardLink { .. })
     };
-    // File → the first of its names here, where it may have several.
-    let mut names: HashMap<(usize, usize), Option<&[u8]>> =
-        union.iter().copied().filter(is_link).map(|at| ((at.0, first_name(at)), None)).collect();
-    let node = |at: &(usize, usize)| {
-        let (path, _) = lists[at.0].at(at.1);
-        let file = (at.0, first_name(*at));
-        let node = match lists[file.0].at(file.1).1 {
-            Node::Directory { mode, .. } => Node::Directory { mode: *mode, opaque: false },
-            node => match names.get_mut(&file) {
-                Some(Some(first)) => Node::HardLink { to: first.to_vec() },
-                Some(first @ None) => {
-                    *first = Some(path);
-                    node.clone()
-                }
-                None => node.clone(),
-            },
-        };
-        (path, node)
+    let first_name = |(input, number): (usize, usize)| match lists[input].at(number).1 {
+        Node::HardLink { to } => (input, lists[input].find(to).map_or(number, |first| first)),
+        _ => (input, number),
     };
-    union.iter().map(node).collect()
+    // File → the first of its names here, where it may have several.
+    let linked = union.iter().copied().filter(is_link).map(|link| (first_name(link), None));
+    let mut names: HashMap<(usize, usize), Option<&[u8]>> = linked.collect();
+    let mut changed = Builder::default();
+    for &(input, number) in union {
+        let (path, node) = lists[input].at(number);
+        let file = first_name((input, number));
+        match (node, names.get_mut(&file)) {
+            (Node::Directory { mode, opaque: true }, _) => {
+                changed.add(path, Node::Directory { mode: *mode, opaque: false });
+            }
+            (_, Some(Some(first))) => {
+                changed.add(path, Node::HardLink { to: first.to_vec() });
+            }
+            (_, Some(first @ None)) => {
+                *first = Some(path);
+                changed.add(path, lists[file.0].at(file.1).1.clone());
+            }
+            (_, None) => {}
+        }
+    }
+    changed.tree()
 }
 
 /// Makes what is in the tree of a union below `out`: files are linked to those of the inputs,
@@ -213,7 +231,7 @@ mod tests {
     #[track_caller]
     fn check(lists: &[Tree], taken: &str, expected: &[&str]) {
         let union = select(lists, |path, _| path.starts_with(taken.as_bytes()));
-        let tree = joined(lists, &union);
+        let tree = joined(lists.to_vec(), &union);
         let found: Vec<String> = tree
             .iter()
             .zip(&union)
@@ -265,7 +283,7 @@ mod tests {
         let below = tree(&[("a", file("1")), ("b", link("a")), ("c", link("a"))]);
         let both = |lists: &[Tree], taken: &str| {
             let union = select(lists, |path, _| path.starts_with(taken.as_bytes()));
-            joined(lists, &union)
+            joined(lists.to_vec(), &union)
         };
         assert_eq!(both(std::slice::from_ref(&below), ""), below);
         // Its first name is another file above.
@@ -313,7 +331,7 @@ mod tests {
         lists[1] = lists[1].with("opt/hidden", Some(opaque));
         let out = folder.path().join("out");
         let union = select(&lists, |path, _| path.starts_with(b"opt"));
-        let tree = joined(&lists, &union);
+        let tree = joined(lists.to_vec(), &union);
         write(&tree, &union, &roots, &out).expect("written");
         assert_eq!(Tree::scan(&out).expect("scan"), tree);
         assert_eq!(

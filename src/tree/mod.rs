@@ -9,7 +9,7 @@
 //! be stacked as overlays and packed as layers without a prefix.
 //!
 //! A tree may have a million entries, so they lie close together, a clone shares them, and so
-//! does what is picked of a tree: [`Tree::pick`].
+//! does what is picked of a tree or joined of several: [`Tree::pick`], [`Tree::joined`].
 //!
 //! Nothing here knows where trees are kept or what they are for.
 
@@ -73,11 +73,19 @@ pub enum Node {
 }
 
 /// A sorted list of entries; the root itself is not listed.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Tree {
-    entries: Arc<Entries>,
-    /// The numbers of those that are in the tree, ascending; `None` when all are.
-    picked: Option<Arc<[usize]>>,
+    /// There is one at least.
+    lists: Arc<[Arc<Entries>]>,
+    /// Those that are in the tree, in the order of their paths: the number of the list, and that of
+    /// the entry there. `None` when all of the first list are.
+    picked: Option<Arc<[(usize, usize)]>>,
+}
+
+impl Default for Tree {
+    fn default() -> Tree {
+        Tree::of(Entries::default())
+    }
 }
 
 /// Why a folder cannot be read as a tree, or a text as a tree.
@@ -127,13 +135,13 @@ impl<P: AsRef<[u8]>> FromIterator<(P, Node)> for Tree {
 
 impl Tree {
     fn of(entries: Entries) -> Tree {
-        Tree { entries: Arc::new(entries), picked: None }
+        Tree { lists: Arc::new([Arc::new(entries)]), picked: None }
     }
 
     /// How many entries there are.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.picked.as_ref().map_or(self.entries.len(), |picked| picked.len())
+        self.picked.as_ref().map_or(self.lists[0].len(), |picked| picked.len())
     }
 
     /// Whether there is no entry.
@@ -145,8 +153,12 @@ impl Tree {
     /// The path, without leading slash, and the entry with a number below [`Tree::len`].
     #[must_use]
     pub fn at(&self, number: usize) -> (&[u8], &Node) {
-        let number = self.picked.as_ref().map_or(number, |picked| picked[number]);
-        (self.entries.path(number), &self.entries.nodes[number])
+        let (list, number) = self.place(number);
+        (self.lists[list].path(number), &self.lists[list].nodes[number])
+    }
+
+    fn place(&self, number: usize) -> (usize, usize) {
+        self.picked.as_ref().map_or((0, number), |picked| picked[number])
     }
 
     /// All entries, in the order of their paths.
@@ -190,11 +202,28 @@ impl Tree {
     /// The tree of the entries with these numbers, which ascend.
     #[must_use]
     pub fn pick(&self, numbers: Vec<usize>) -> Tree {
-        let numbers = match &self.picked {
-            None => numbers.into(),
-            Some(picked) => numbers.into_iter().map(|number| picked[number]).collect(),
-        };
-        Tree { entries: Arc::clone(&self.entries), picked: Some(numbers) }
+        let picked = numbers.into_iter().map(|number| self.place(number)).collect();
+        Tree { lists: Arc::clone(&self.lists), picked: Some(picked) }
+    }
+
+    /// The tree of entries of several, in the order of their paths: the number of each tree, and
+    /// that of the entry there.
+    #[must_use]
+    pub fn joined(trees: &[Tree], entries: impl Iterator<Item = (usize, usize)>) -> Tree {
+        let mut firsts = Vec::with_capacity(trees.len());
+        let mut lists = Vec::new();
+        for tree in trees {
+            firsts.push(lists.len());
+            lists.extend(tree.lists.iter().map(Arc::clone));
+        }
+        if lists.is_empty() {
+            return Tree::default();
+        }
+        let picked = entries.map(|(tree, number)| {
+            let (list, number) = trees[tree].place(number);
+            (firsts[tree] + list, number)
+        });
+        Tree { lists: lists.into(), picked: Some(picked.collect()) }
     }
 
     /// The name of this content.
@@ -330,6 +359,19 @@ mod tests {
         assert_eq!(picked.get(b"b.first"), None);
         assert!(picked.has_below(b"b") && !picked.has_below(b"b/c"));
         assert_eq!((picked.size(), tree.size()), (0, 5));
+    }
+
+    #[test]
+    fn what_is_joined_is_a_tree() {
+        let (_folder, tree) = sample();
+        let other: Tree = [("a", Node::Whiteout), ("c", Node::Whiteout)].into_iter().collect();
+        let trees = [other, tree.pick(vec![0, 1]), tree];
+        let entries = [(0, 0), (1, 0), (1, 1), (2, 4), (0, 1)];
+        let joined = Tree::joined(&trees, entries.into_iter());
+        assert_eq!(paths(&joined), ["a", "b", "b.first", "b/link", "c"]);
+        assert_eq!(joined.get(b"b/link"), trees[2].get(b"b/link"));
+        assert_eq!(paths(&Tree::joined(&[joined], [(0, 3)].into_iter())), ["b/link"]);
+        assert!(Tree::joined(&[], [].into_iter()).is_empty());
     }
 
     #[test]
