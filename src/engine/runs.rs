@@ -282,8 +282,7 @@ fn differing<T: PartialEq>(now: &BTreeMap<String, T>, then: &BTreeMap<String, T>
 }
 
 impl Engine<'_> {
-    /// Why a step is about to run. What it runs with is noted when it has ended: the names of
-    /// all files take room, and meanwhile other steps run too.
+    /// Why a step is about to run. What it runs with is noted when it has ended well.
     pub(super) fn reasons_to_run(
         &self,
         state: &State,

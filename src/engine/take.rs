@@ -69,14 +69,14 @@ fn stack(lists: &[Tree], below: Union, input: usize) -> Union {
     let mut union = Union::with_capacity(below.len() + list.len());
     // Folders of those below that are replaced.
     let mut replaced: BTreeSet<&[u8]> = BTreeSet::new();
-    let mut below = below.into_iter().peekable();
+    let mut below = below.as_slice();
     for (number, (path, node)) in list.iter().enumerate() {
-        while let Some(other) = below.next_if(|other| entry(*other).0 < path) {
-            union.extend((!is_below(entry(other).0, &replaced)).then_some(other));
-        }
-        let same = below.next_if(|other| entry(*other).0 == path);
+        let (before, rest) = below.split_at(first_run(below, |other| entry(*other).0 < path));
+        union.extend(before.iter().filter(|other| !is_below(entry(**other).0, &replaced)));
+        let same = rest.first().filter(|other| entry(**other).0 == path);
+        below = &rest[usize::from(same.is_some())..];
         let is_folder = matches!(node, Node::Directory { opaque: false, .. });
-        if !is_folder && same.is_some_and(|same| matches!(entry(same).1, Node::Directory { .. })) {
+        if !is_folder && same.is_some_and(|same| matches!(entry(*same).1, Node::Directory { .. })) {
             replaced.insert(path);
         }
         match node {
@@ -85,8 +85,19 @@ fn stack(lists: &[Tree], below: Union, input: usize) -> Union {
             _ => union.push((input, number)),
         }
     }
-    union.extend(below.filter(|other| !is_below(entry(*other).0, &replaced)));
+    union.extend(below.iter().filter(|other| !is_below(entry(**other).0, &replaced)));
     union
+}
+
+/// How many come first for which something is so that is not so for the others. Short runs are
+/// found at once, and long ones without asking for each.
+fn first_run<T>(sorted: &[T], is_so: impl Fn(&T) -> bool) -> usize {
+    let mut bound = 1;
+    while bound < sorted.len() && is_so(&sorted[bound - 1]) {
+        bound *= 2;
+    }
+    let from = bound / 2;
+    from + sorted[from..bound.min(sorted.len())].partition_point(is_so)
 }
 
 /// The folders that lead to a path, the nearest first.
@@ -266,6 +277,42 @@ mod tests {
             ("opt/gems/b.gem", Node::HardLink { to: b"opt/gems/a.gem".to_vec() }),
         ]);
         check(&[list], "opt/gems/b.gem", &["opt 0", "opt/gems 0", "opt/gems/b.gem 0"]);
+    }
+
+    #[test]
+    fn runs_have_their_length() {
+        for length in 0..20 {
+            let sorted: Vec<usize> = (0..length).collect();
+            for run in 0..=length {
+                assert_eq!(first_run(&sorted, |number| *number < run), run);
+            }
+        }
+    }
+
+    /// Files are linked, so what was taken of one input is one file with what it was taken of.
+    #[test]
+    fn an_input_and_what_was_taken_of_it() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let store = crate::store::Store::open(&folder.path().join("store")).expect("a store");
+        let scratch = store.scratch("t").expect("scratch");
+        let from = scratch.path().join("from");
+        fs::create_dir(&from).expect("mkdir");
+        fs::write(from.join("a"), "x").expect("written");
+        fs::hard_link(from.join("a"), from.join("b")).expect("linked");
+        let kept = store.keep_tree(&from).expect("kept");
+        let take = |inputs: &[(Digest, Tree)], taken: &str, out: &str| {
+            let lists: Vec<Tree> = inputs.iter().map(|(_, list)| list.clone()).collect();
+            let union = select(&lists, |path, _| path.starts_with(taken.as_bytes()));
+            let tree = joined(lists, &union);
+            let roots: Vec<_> = inputs.iter().map(|(tree, _)| store.tree_path(tree)).collect();
+            let out = scratch.path().join(out);
+            write(&tree, &union, &roots, &out).expect("written");
+            (store.keep_joined_tree(&out, &tree).expect("kept"), tree)
+        };
+        let taken = take(std::slice::from_ref(&kept), "a", "taken");
+        let (_, both) = take(&[kept, taken], "", "both");
+        assert_eq!(both, tree(&[("a", file("x")), ("b", file("x"))]));
+        assert_eq!(store.verify().expect("verifies").len(), 0);
     }
 
     #[test]

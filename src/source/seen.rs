@@ -3,7 +3,7 @@
 //!
 //! A file counts as untouched when device, inode, size, modification time and change time
 //! are what they were; the last no program can set back. One that was changed about when it
-//! was read is not kept: it may change again within the clock's grain and look the same
+//! was read is read again: it may change again within the clock's grain and look the same
 //! (git's "racily clean" entries, Documentation/technical/racy-git.txt).
 
 use std::collections::BTreeMap;
@@ -36,31 +36,32 @@ pub struct Seen {
 pub(super) struct Folder {
     /// A name of the rules that decided.
     pub(super) rules: Digest,
-    /// What is in it, as bytes: read where the folder is looked into, on all processors.
-    entries: Part,
+    /// What is in it, as bytes: read where the folder is looked into, on all processors, and once
+    /// more where folders are put in order.
+    entries: Shared,
 }
 
 /// A part of bytes that many share.
 #[derive(Clone, Debug)]
-struct Part {
+struct Shared {
     whole: Arc<Vec<u8>>,
     range: Range<usize>,
 }
 
-impl Part {
+impl Shared {
     fn bytes(&self) -> &[u8] {
         &self.whole[self.range.clone()]
     }
 }
 
-impl PartialEq for Part {
-    fn eq(&self, other: &Part) -> bool {
+impl PartialEq for Shared {
+    fn eq(&self, other: &Shared) -> bool {
         (Arc::ptr_eq(&self.whole, &other.whole) && self.range == other.range)
             || self.bytes() == other.bytes()
     }
 }
 
-impl Eq for Part {}
+impl Eq for Shared {}
 
 impl Folder {
     /// With what is in it, sorted by name.
@@ -71,7 +72,7 @@ impl Folder {
             whole = postcard::to_extend(&known, whole).unwrap_or_default();
         }
         whole.shrink_to_fit();
-        Folder { rules, entries: Part { range: 0..whole.len(), whole: Arc::new(whole) } }
+        Folder { rules, entries: Shared { range: 0..whole.len(), whole: Arc::new(whole) } }
     }
 
     /// What is in it, sorted by name, as far as it can be read: what cannot is not known.
@@ -188,8 +189,8 @@ impl Stamp {
         self.size
     }
 
-    /// With the length that it had when it was read: where that is another one, the next look
-    /// finds another file.
+    /// With the length that it had when it was read; the times are those from before. Where it
+    /// has changed in between, the next look finds another file.
     pub(super) fn of_size(self, size: u64) -> Stamp {
         Stamp { size, ..self }
     }
@@ -243,7 +244,7 @@ impl Seen {
             let ((path, rules, entries), more) =
                 postcard::take_from_bytes::<(&str, Digest, &[u8])>(rest).ok()?;
             let end = whole.len() - more.len();
-            let entries = Part { whole: Arc::clone(&whole), range: end - entries.len()..end };
+            let entries = Shared { whole: Arc::clone(&whole), range: end - entries.len()..end };
             folders.insert(path.to_owned(), Folder { rules, entries });
             rest = more;
         }

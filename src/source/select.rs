@@ -1,7 +1,7 @@
 //! Which of the app's files a step is given, as a tree.
 //!
 //! What a selection comes to follows from the files and the rules alone, so its digest is
-//! remembered from one build to the next: where no file has changed, no tree is made.
+//! remembered from one build to the next: where no file has changed, nothing is chosen or hashed.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -236,6 +236,21 @@ mod tests {
         for damaged in [&bytes[1..], &bytes[..bytes.len() - 1], b"", b"\xff\xff", &other] {
             assert_eq!(Remembered::parse(damaged), None);
         }
+    }
+
+    #[test]
+    fn everything_is_what_a_copy_of_it_is() {
+        let names =
+            ["a/x", "a/b/c/x", "a.x", "a-/x", "a0", "ab/x", "b/gone/x.log", "b.x", "c/x.log"];
+        let folder = app(&names.map(|name| (name, name)));
+        symlink("a.x", folder.path().join("a/to")).expect("linked");
+        let snapshot = snapshot(folder.path());
+        let tree = snapshot.select(&rules(&["*"])).expect("a tree");
+        let target = tempfile::tempdir().expect("a folder");
+        snapshot.materialise(&tree, target.path()).expect("copied");
+        assert_eq!(Tree::scan(target.path()).expect("scan"), tree);
+        assert_eq!((tree.get(b"workspace/b"), tree.get(b"workspace/c")), (None, None));
+        assert!(tree.get(b"workspace/a/b/c/x").is_some());
     }
 
     #[test]

@@ -72,6 +72,19 @@ fn deep_folders() {
     assert!(snapshot.files().eq([path.as_str()]));
 }
 
+/// They are read after all folders have been looked into.
+#[test]
+fn long_files_and_those_beside_them() {
+    let folder = app(&[("a/short", "1"), ("short", "2"), ("a/b/short", "3")]);
+    let long = vec![7; 17 << 20];
+    fs::write(folder.path().join("a/long"), &long).expect("write");
+    let snapshot = Snapshot::take(folder.path(), &Rules::default()).expect("a snapshot");
+    assert!(snapshot.files().eq(["a/b/short", "a/long", "a/short", "short"]));
+    let content = |path: &str| snapshot.content(path).expect("there");
+    assert_eq!((content("a/long").size, content("a/long").digest), (17 << 20, Digest::of(&long)));
+    assert_eq!(content("a/short").digest, Digest::of(b"1"));
+}
+
 #[test]
 fn include_wins_over_all_but_the_hard_rules() {
     let rules = Rules::new(

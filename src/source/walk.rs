@@ -26,6 +26,10 @@ use crate::tree::{Builder, Node, Tree};
 /// Entries of a folder that one processor looks at: handing fewer over costs more than that.
 const AT_ONCE: usize = 256;
 
+/// A file from this length on, in bytes, is read when all folders are known, beside others: one
+/// that takes seconds shall hold up none.
+const LONG: u64 = 16 << 20;
+
 /// Room for what the system lists of a folder at once, in bytes: some hundreds of names.
 const LISTED: usize = 32 << 10;
 
@@ -69,6 +73,8 @@ pub(super) fn walk(
             looked.push(folder);
         }
     }
+    let waiting = looked.par_iter_mut().filter(|looked| !looked.here.is_empty());
+    waiting.try_for_each(|looked| walk.end(looked))?;
     Ok(in_order(looked))
 }
 
@@ -92,7 +98,9 @@ struct Next {
 /// A folder that was looked into.
 struct Looked {
     path: String,
-    /// What is in it.
+    /// What is in it, as long as long files are to be read.
+    here: Vec<Here>,
+    /// What is in it, when all is read.
     folder: Folder,
     /// A name of those in it that count, if there are any.
     name: Option<Digest>,
@@ -113,7 +121,7 @@ struct Here {
     said: Option<Box<Decision>>,
     /// What is said because of the others.
     needed: Option<Box<Decision>>,
-    found: Look,
+    look: Look,
 }
 
 /// What there is of an entry.
@@ -144,9 +152,17 @@ impl Here {
         self.decision().is_none_or(|decision| decision.included)
     }
 
+    /// The length of a file that counts and was not read yet.
+    fn unread(&self) -> Option<u64> {
+        match &self.look {
+            Look::File { stamp, digest: None, .. } => Some(stamp.size()),
+            _ => None,
+        }
+    }
+
     /// For the next walk, of one that looked from `began` on.
     fn known(&self, began: i64) -> Known<'_> {
-        let found = match &self.found {
+        let found = match &self.look {
             Look::Folder => Found::Folder,
             Look::Link(target) => Found::Link(target),
             Look::File { executable, stamp, digest: Some(digest), is_known } => Found::File {
@@ -269,12 +285,12 @@ impl Walk<'_> {
         }
         let before = self.before.folder(&below);
         let is_decided = before.is_some_and(|before| before.rules == rules);
-        let mut known = before.into_iter().flat_map(Folder::entries).peekable();
+        let mut earlier = before.into_iter().flat_map(Folder::entries).peekable();
         let mut here = Vec::with_capacity(entries.len());
         let mut contents = Vec::with_capacity(entries.len());
         for (name, kind) in entries {
-            while known.next_if(|known| *known.name < *name).is_some() {}
-            let known = known.next_if(|known| known.name == name && known.kind == kind);
+            while earlier.next_if(|known| *known.name < *name).is_some() {}
+            let known = earlier.next_if(|known| known.name == name && known.kind == kind);
             contents.push(known.as_ref().and_then(Known::content));
             let said = match known {
                 Some(known) if is_decided => known.decision,
@@ -284,25 +300,17 @@ impl Walk<'_> {
                     (decision.by != By::Nobody).then(|| Box::new(decision))
                 }
             };
-            here.push(Here { name, kind, said, needed: None, found: Look::Nothing });
+            here.push(Here { name, kind, said, needed: None, look: Look::Nothing });
         }
         needed(&below, self.rules.rules.ignored_config, &mut here);
         here.par_iter_mut().zip(contents).with_min_len(AT_ONCE).try_for_each(
             |(here, content)| {
-                here.found = self.look(&below, &opened, here, content)?;
+                here.look = self.look(&below, &opened, here, content)?;
                 Ok(())
             },
         )?;
-        self.read(&below, &mut here)?;
-        let mut folder = Folder::new(rules, here.iter().map(|here| here.known(self.began)));
-        // Of what is as it was there need not be two.
-        if let Some(before) = before.filter(|before| **before == folder) {
-            folder = before.clone();
-        }
-        let name = name(&here);
-        let needed = here.iter_mut().enumerate();
-        let needed = needed.filter_map(|(at, here)| Some((at, here.needed.take()?))).collect();
-        let folders = here.iter().filter(|here| matches!(here.found, Look::Folder));
+        drop(opened);
+        let folders = here.iter().filter(|here| matches!(here.look, Look::Folder));
         // Not of `into_iter`, which would keep the room of all entries.
         let folders: Vec<String> = folders.map(|here| here.name.clone()).collect();
         let next = |name: &String| {
@@ -310,7 +318,33 @@ impl Walk<'_> {
             Next { path, ignores: Arc::clone(&ignores), rules }
         };
         let next = folders.iter().map(next).collect();
-        Ok((Looked { path: below, folder, name, needed, folders, below: 0 }, next))
+        let folder = Folder::new(rules, std::iter::empty());
+        let mut looked =
+            Looked { path: below, here, folder, name: None, needed: Vec::new(), folders, below: 0 };
+        if !looked.here.iter().any(|here| here.unread().is_some_and(|size| size >= LONG)) {
+            self.end(&mut looked)?;
+        }
+        Ok((looked, next))
+    }
+
+    /// Reads the files of a folder of which it is not known what is in them, and notes what is in
+    /// it in less room.
+    fn end(&self, looked: &mut Looked) -> Result<(), SourceError> {
+        let mut here = std::mem::take(&mut looked.here);
+        if here.iter().any(|here| here.unread().is_some()) {
+            self.read(&looked.path, &mut here)?;
+        }
+        let rules = looked.folder.rules;
+        looked.folder = Folder::new(rules, here.iter().map(|here| here.known(self.began)));
+        // Of what is as it was there need not be two.
+        let before = self.before.folder(&looked.path);
+        if let Some(before) = before.filter(|before| **before == looked.folder) {
+            looked.folder = before.clone();
+        }
+        looked.name = name(&here);
+        let needed = here.iter_mut().enumerate();
+        looked.needed = needed.filter_map(|(at, here)| Some((at, here.needed.take()?))).collect();
+        Ok(())
     }
 
     /// Looks at an entry of the folder `below`, if it counts. One that has not been touched
@@ -355,12 +389,12 @@ impl Walk<'_> {
 
     /// Reads the files of the folder `below` of which it is not known what is in them.
     fn read(&self, below: &str, here: &mut [Here]) -> Result<(), SourceError> {
-        here.par_iter_mut().try_for_each(|Here { name, found, .. }| {
-            if let Look::File { stamp, digest: digest @ None, .. } = found {
+        here.par_iter_mut().try_for_each(|Here { name, look, .. }| {
+            if let Look::File { stamp, digest: digest @ None, .. } = look {
                 let path = self.root.join(joined(below, name));
                 let read = File::open(&path).and_then(Digest::of_reader);
-                let (found, size) = read.map_err(failed("read", &path))?;
-                (*digest, *stamp) = (Some(found), stamp.of_size(size));
+                let (content, size) = read.map_err(failed("read", &path))?;
+                (*digest, *stamp) = (Some(content), stamp.of_size(size));
             }
             Ok(())
         })
@@ -371,8 +405,8 @@ impl Walk<'_> {
 fn name(here: &[Here]) -> Option<Digest> {
     let mut fields = Fields::new("forge-source-folder");
     let mut counted = 0_u64;
-    for Here { name, found, .. } in here {
-        match found {
+    for Here { name, look, .. } in here {
+        match look {
             Look::Link(target) => fields.text(name).text("link").text(target),
             Look::File { executable, stamp, digest: Some(digest), .. } => {
                 let kind = if *executable { "program" } else { "file" };

@@ -110,7 +110,7 @@ pub enum StoreError {
     },
 }
 
-/// Writes what a file is to hold; asked more than once, it writes the same each time.
+/// Writes what a file is to hold; asked twice where it holds something else, it writes the same.
 type Content<'c> = dyn Fn(&mut dyn Write) -> io::Result<()> + 'c;
 
 /// Bytes of a file that are in memory at once.
@@ -256,11 +256,12 @@ impl Store {
     }
 
     /// Takes over a folder of links to files of trees that are kept here: `tree` is what is in
-    /// it, so that nothing is looked at or hashed again.
+    /// it, so that nothing is looked at or hashed again. Modes are those of `tree` already.
     ///
     /// # Errors
     /// As [`Store::keep_tree`].
     pub fn keep_joined_tree(&self, folder: &Path, tree: &Tree) -> Result<Digest, StoreError> {
+        debug_assert!(Tree::scan(folder).is_ok_and(|found| sweep::is_as_listed(&found, tree)));
         scratch::stamp_new(folder, tree)?;
         self.keep_listed(folder, tree)
     }

@@ -275,6 +275,16 @@ impl Tree {
         missing.into_iter().map(folder).chain(there).collect()
     }
 
+    /// The tree with each name of a file as a file of its own.
+    #[must_use]
+    pub fn with_files_apart(&self) -> Tree {
+        let apart = |node: &Node| match node {
+            Node::HardLink { to } => self.get(to).unwrap_or(node).clone(),
+            node => node.clone(),
+        };
+        self.iter().map(|(path, node)| (path, apart(node))).collect()
+    }
+
     /// The tree with what is at a path changed.
     #[cfg(test)]
     #[must_use]
