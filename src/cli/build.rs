@@ -290,6 +290,7 @@ impl Work<'_> {
                 let mut lock = shared.lock().unwrap_or_else(PoisonError::into_inner);
                 chooser.choose(step, ground, &mut lock)
             },
+            all_chosen: &|| chooser.forget(),
             packed,
             addresses: &|package| mirrors.addresses(package),
             identity: Identity::of_machine(

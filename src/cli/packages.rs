@@ -47,9 +47,7 @@ impl<'a> Chooser<'a> {
             if let Action::Packages { bottom, setup, .. } = &mut step.action {
                 *setup = engine::setup(*bottom);
             }
-            if let Action::Packages { linked: None, release, .. } = &step.action
-                && !release.is_empty()
-            {
+            if matches!(step.action, Action::Packages { .. }) && !engine::is_chosen_late(step) {
                 let answer = self.choose(step, &Ground { packages: below, image: None }, lock)?;
                 if let Action::Packages { packages, .. } = &mut step.action {
                     packages.clone_from(&answer);
@@ -57,7 +55,15 @@ impl<'a> Chooser<'a> {
                 chosen.insert(step.name.clone(), answer);
             }
         }
+        if !plan.steps.iter().any(engine::is_chosen_late) {
+            self.forget();
+        }
         Ok(())
+    }
+
+    /// Frees what was read of archives: it is much, and a build goes on long after.
+    pub(super) fn forget(&self) {
+        self.archives.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 
     /// The packages of a package step on top of what is below; none for another step.

@@ -54,10 +54,8 @@ impl Engine<'_> {
     /// step names some, or because it stands on an image of others.
     pub(super) fn complete(&self, state: &State, index: usize) -> Result<(), EngineError> {
         let step = &self.plan.steps[index];
-        let Action::Packages { linked, names, release, .. } = &step.action else {
-            return Ok(());
-        };
-        if linked.is_none() && !release.is_empty() {
+        let Action::Packages { linked, names, .. } = &step.action else { return Ok(()) };
+        if !is_chosen_late(step) {
             return Ok(());
         }
         let mut all = names.clone();
@@ -85,6 +83,10 @@ impl Engine<'_> {
         }
         // Set once: each step is one task.
         let _first = state.chosen[index].set(step);
+        let mut late = self.plan.steps.iter().zip(&state.chosen);
+        if late.all(|(step, chosen)| !is_chosen_late(step) || chosen.get().is_some()) {
+            (self.all_chosen)();
+        }
         Ok(())
     }
 
@@ -111,5 +113,14 @@ impl Engine<'_> {
 
     pub(super) fn architecture(&self) -> &str {
         self.platform.split('/').next_back().unwrap_or_default()
+    }
+}
+
+/// Whether the packages of a step cannot be chosen before the build.
+#[must_use]
+pub fn is_chosen_late(step: &Step) -> bool {
+    match &step.action {
+        Action::Packages { linked, release, .. } => linked.is_some() || release.is_empty(),
+        _ => false,
     }
 }

@@ -55,6 +55,7 @@ use arrivals::{Arrivals, DOWNLOADS};
 pub use base::{BaseImage, Fetch, Ground};
 pub use cached::{Cache, Found, Made};
 pub use error::EngineError;
+pub use libraries::is_chosen_late;
 pub use network::Identity;
 pub use packages::setup;
 pub use runs::{Run, given, run_key};
@@ -94,6 +95,8 @@ pub struct Engine<'a> {
     pub base: Option<BaseImage<'a>>,
     /// For package steps whose packages are known only when others have run.
     pub choose: &'a Choose<'a>,
+    /// Told when no step is left whose packages are to be chosen.
+    pub all_chosen: &'a (dyn Fn() + Sync),
     /// What machines share.
     pub cache: Option<&'a dyn Cache>,
     /// Is told of each layer that was packed now, with its step, as soon as it is in the store.

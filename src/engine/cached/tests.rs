@@ -112,6 +112,7 @@ impl Machine {
             downloads: &|| Ok(Downloads::new()?),
             base: None,
             choose: &|_, _| Err(EngineError::Panicked),
+            all_chosen: &|| {},
             cache: Some(&beside),
             addresses: &|_| Vec::new(),
             identity: Identity::default(),
