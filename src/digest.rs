@@ -8,12 +8,14 @@ use std::fmt;
 use std::io::{self, Read, Write};
 use std::str::FromStr;
 
+use bytemuck::{Pod, Zeroable};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use sha2::{Digest as _, Sha256};
 use thiserror::Error;
 
 /// A SHA-256. Shown as `sha256:<64 lower-case hex digits>`.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Pod, Zeroable)]
+#[repr(transparent)]
 pub struct Digest([u8; 32]);
 
 /// Why a text is not a digest.

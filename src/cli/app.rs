@@ -18,6 +18,7 @@ use crate::digest::{Digest, Fields};
 use crate::event::{Event, Events, FactShown, StepShown};
 use crate::facts::{self, FactError, Facts, Files};
 use crate::lock::{self, Lock};
+use crate::memory::Bytes;
 use crate::registry::{Access, RegistryError};
 use crate::sandbox::{self, Mode};
 use crate::source::{IgnoredConfig, Remembered, Rules, Seen, Snapshot};
@@ -130,7 +131,8 @@ impl App {
             self.store.put_bytes(Table::Sources, &key, &|to| seen.write_to(to))?;
         }
         let remembered = self.store.bytes(Table::Sources, &selected_key(&snapshot))?;
-        if let Some(remembered) = remembered.and_then(|bytes| Remembered::parse(&bytes)) {
+        let parsed = |bytes: Bytes| Remembered::parse(bytes.part(0..bytes.len()));
+        if let Some(remembered) = remembered.and_then(parsed) {
             snapshot.recall(remembered);
         }
         Ok(snapshot)

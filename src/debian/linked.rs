@@ -54,7 +54,7 @@ pub fn needed(
                 own.insert(name.to_string_lossy().into_owned());
             }
             let Node::File { mode, size, .. } = node else { continue };
-            if *size < 64 || !may_be_program(path, *mode) {
+            if size < 64 || !may_be_program(path, mode) {
                 continue;
             }
             for library in libraries(&root.join(path), machine)? {

@@ -292,13 +292,13 @@ fn drop_untouched(keep: &Path, app: &Tree) -> std::io::Result<()> {
         let Ok(there) = fs::symlink_metadata(&full) else { continue };
         let mode_is = |mode: u32| there.mode() & 0o7777 == mode;
         match node {
-            Node::File { mode, size, digest } if there.is_file() && mode_is(*mode) => {
-                let may_be_same = there.len() == *size && there.mtime() == STAMP;
-                if may_be_same && Digest::of_reader(File::open(&full)?)?.0 == *digest {
+            Node::File { mode, size, digest } if there.is_file() && mode_is(mode) => {
+                let may_be_same = there.len() == size && there.mtime() == STAMP;
+                if may_be_same && Digest::of_reader(File::open(&full)?)?.0 == digest {
                     fs::remove_file(&full)?;
                 }
             }
-            Node::Directory { mode, .. } if there.is_dir() && mode_is(*mode) => {
+            Node::Directory { mode, .. } if there.is_dir() && mode_is(mode) => {
                 let is_empty = fs::read_dir(&full)?.next().is_none();
                 if is_empty {
                     fs::remove_dir(&full)?;

@@ -103,7 +103,7 @@ pub(super) fn made_tree(files: &BTreeMap<String, MadeFile>) -> Tree {
             MadeFile::File { content, mode } => {
                 Node::File { mode: *mode, size: content.len() as u64, digest: Digest::of(content) }
             }
-            MadeFile::Link { target } => Node::Symlink { target: target.clone().into_bytes() },
+            MadeFile::Link { target } => Node::Symlink { target: target.as_bytes() },
             MadeFile::Folder { mode } => Node::Directory { mode: *mode, opaque: false },
         };
         (path, node)

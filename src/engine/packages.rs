@@ -102,7 +102,7 @@ pub(super) fn copy_ground(base: &Tree, root: &Path, upper: &Path) -> Result<(), 
                     fs::create_dir_all(folder).map_err(failed("make", folder))?;
                 }
                 fs::copy(root.join(path), &to).map_err(failed("copy", &to))?;
-                fs::set_permissions(&to, fs::Permissions::from_mode(*mode))
+                fs::set_permissions(&to, fs::Permissions::from_mode(mode))
                     .map_err(failed("chmod", &to))?;
             }
             _ => {}
@@ -150,13 +150,13 @@ fn drop_unchanged(base: &Tree, upper: &Path) -> Result<(), EngineError> {
             }
             Node::File { mode, size, digest }
                 if metadata.is_file()
-                    && metadata.len() == *size
-                    && metadata.mode() & 0o7777 == *mode =>
+                    && metadata.len() == size
+                    && metadata.mode() & 0o7777 == mode =>
             {
                 let (found, _) = fs::File::open(&there)
                     .and_then(Digest::of_reader)
                     .map_err(failed("read", &there))?;
-                if found == *digest {
+                if found == digest {
                     fs::remove_file(&there).map_err(failed("remove", &there))?;
                 }
             }
@@ -164,7 +164,7 @@ fn drop_unchanged(base: &Tree, upper: &Path) -> Result<(), EngineError> {
                 if fs::read_dir(&there).map_err(failed("read", &there))?.next().is_none() {
                     fs::remove_dir(&there).map_err(failed("remove", &there))?;
                 } else {
-                    fs::set_permissions(&there, fs::Permissions::from_mode(*mode))
+                    fs::set_permissions(&there, fs::Permissions::from_mode(mode))
                         .map_err(failed("chmod", &there))?;
                 }
             }

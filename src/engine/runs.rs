@@ -5,12 +5,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Write};
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
 use super::{Engine, EngineError, State, is_told};
 use crate::digest::{Digest, Fields};
 use crate::event::Reason;
+use crate::memory::Bytes;
 use crate::plan::key::key;
 use crate::plan::recorded::PathSet;
 use crate::plan::{Action, Plan, Selection, Step};
@@ -48,7 +50,7 @@ enum Files {
     /// As they are now.
     Now(Tree),
     /// As they were noted: as bytes, behind a line, as there may be very many.
-    Noted(Vec<u8>, usize),
+    Noted(Arc<Bytes>, usize),
 }
 
 impl Default for Files {
@@ -80,10 +82,10 @@ enum Is<'f> {
 }
 
 /// All of the app's names are text.
-fn given_file<'f>((path, node): (&'f [u8], &'f Node)) -> Option<GivenFile<'f>> {
+fn given_file<'f>((path, node): (&'f [u8], Node<'f>)) -> Option<GivenFile<'f>> {
     let (is, content) = match node {
-        Node::Directory { mode, .. } => (Is::Folder(*mode), None),
-        Node::File { mode, digest, .. } => (Is::File(*mode), Some(*digest)),
+        Node::Directory { mode, .. } => (Is::Folder(mode), None),
+        Node::File { mode, digest, .. } => (Is::File(mode), Some(digest)),
         Node::Symlink { target } => (Is::Link(target), None),
         Node::HardLink { to } => (Is::HardLink(to), None),
         Node::Whiteout => (Is::Gone, None),
@@ -97,10 +99,11 @@ impl Files {
         match self {
             Files::Now(app) => Box::new(app.iter().filter_map(given_file)),
             Files::Noted(bytes, from) => {
-                let mut rest = &bytes[*from..];
+                let mut at = *from;
                 Box::new(std::iter::from_fn(move || {
-                    let (file, more) = postcard::take_from_bytes(rest).ok()?;
-                    rest = more;
+                    let some = bytes.some_from(at);
+                    let (file, more) = postcard::take_from_bytes(some).ok()?;
+                    at += some.len() - more.len();
                     Some(file)
                 }))
             }
@@ -219,10 +222,11 @@ impl Run {
         Ok(())
     }
 
-    fn parse(bytes: Vec<u8>) -> Option<Run> {
-        let end = bytes.iter().position(|byte| *byte == b'\n')?;
-        let run: Run = serde_json::from_slice(&bytes[..end]).ok()?;
-        Some(Run { files: Files::Noted(bytes, end + 1), ..run })
+    fn parse(bytes: Bytes) -> Option<Run> {
+        let whole = bytes.part(0..bytes.len());
+        let end = whole.iter().position(|byte| *byte == b'\n')?;
+        let run: Run = serde_json::from_slice(&whole[..end]).ok()?;
+        Some(Run { files: Files::Noted(Arc::new(bytes), end + 1), ..run })
     }
 
     /// What of this run differs from an earlier one, and may decide.
@@ -327,7 +331,7 @@ impl Engine<'_> {
             return Ok(());
         }
         let noted = self.store.bytes(Table::Runs, &self.found_key(step))?;
-        if noted.is_some_and(|noted| noted == key.bytes()) {
+        if noted.is_some_and(|noted| noted.part(0..noted.len()) == key.bytes()) {
             return Ok(());
         }
         // What it reads is known from before, where nobody looked it up this time.
@@ -426,15 +430,15 @@ mod tests {
     #[test]
     fn there_and_back() {
         let files = app(&[("a", 0o644, "1"), ("b\n", 0o755, "1")])
-            .with("c", Some(Node::Symlink { target: b"\xff".to_vec() }));
+            .with("c", Some(Node::Symlink { target: b"\xff" }));
         let run = run(|_| {}, &files, Some("1"));
         let mut bytes = Vec::new();
         run.write_to(&mut bytes).expect("written");
         assert_eq!(run.files.iter().count(), 3);
         for damaged in [&bytes[1..], &bytes[..9], b""] {
-            assert_eq!(Run::parse(damaged.to_vec()), None);
+            assert_eq!(Run::parse(damaged.to_vec().into()), None);
         }
-        assert_eq!(Run::parse(bytes), Some(run));
+        assert_eq!(Run::parse(bytes.into()), Some(run));
     }
 
     #[test]

@@ -369,10 +369,10 @@ pub(super) fn milliseconds(since: Instant) -> u64 {
 
 /// The paths at which two trees differ.
 pub(super) fn differences(one: &Tree, other: &Tree) -> Vec<String> {
-    let shown = |(path, _): (&[u8], &Node)| String::from_utf8_lossy(path).into_owned();
+    let shown = |(path, _): (&[u8], Node<'_>)| String::from_utf8_lossy(path).into_owned();
     let mut found: Vec<String> = one
         .iter()
-        .filter(|(path, node)| other.get(path) != Some(node))
+        .filter(|(path, node)| other.get(path) != Some(*node))
         .chain(other.iter().filter(|(path, _)| one.get(path).is_none()))
         .map(shown)
         .collect();

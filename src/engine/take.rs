@@ -12,6 +12,7 @@ use rayon::prelude::*;
 
 use super::{Engine, EngineError};
 use crate::digest::Digest;
+use crate::memory::Long;
 use crate::plan::Step;
 use crate::source::matcher;
 use crate::tree::{Builder, Node, Tree};
@@ -21,7 +22,7 @@ const AT_ONCE: usize = 512;
 
 /// What is in a union of inputs: which of them has it, and the number of the entry there; in
 /// the order of paths.
-type Union = Vec<(usize, usize)>;
+type Union = Long<[usize; 2]>;
 
 impl Engine<'_> {
     pub(super) fn take(
@@ -55,7 +56,7 @@ impl Engine<'_> {
 
 /// The inputs on top of each other, as an overlay would have them.
 fn stacked(lists: &[Tree]) -> Union {
-    let mut union = Union::new();
+    let mut union = Union::default();
     for input in 0..lists.len() {
         union = stack(lists, union, input);
     }
@@ -65,14 +66,14 @@ fn stacked(lists: &[Tree]) -> Union {
 /// Puts an input over those before it.
 fn stack(lists: &[Tree], below: Union, input: usize) -> Union {
     let list = &lists[input];
-    let entry = |(input, number): (usize, usize)| lists[input].at(number);
-    let mut union = Union::with_capacity(below.len() + list.len());
+    let entry = |[input, number]: [usize; 2]| lists[input].at(number);
+    let mut union = Union::default();
     // Folders of those below that are replaced.
     let mut replaced: BTreeSet<&[u8]> = BTreeSet::new();
-    let mut below = below.as_slice();
+    let mut below = below.slice(0, below.len());
     for (number, (path, node)) in list.iter().enumerate() {
         let (before, rest) = below.split_at(first_run(below, |other| entry(*other).0 < path));
-        union.extend(before.iter().filter(|other| !is_below(entry(**other).0, &replaced)));
+        union.extend(before.iter().filter(|other| !is_below(entry(**other).0, &replaced)).copied());
         let same = rest.first().filter(|other| entry(**other).0 == path);
         below = &rest[usize::from(same.is_some())..];
         let is_folder = matches!(node, Node::Directory { opaque: false, .. });
@@ -82,10 +83,10 @@ fn stack(lists: &[Tree], below: Union, input: usize) -> Union {
         match node {
             Node::Whiteout => {}
             Node::HardLink { to } if !matches!(list.get(to), Some(Node::File { .. })) => {}
-            _ => union.push((input, number)),
+            _ => union.push([input, number]),
         }
     }
-    union.extend(below.iter().filter(|other| !is_below(entry(**other).0, &replaced)));
+    union.extend(below.iter().filter(|other| !is_below(entry(**other).0, &replaced)).copied());
     union
 }
 
@@ -114,8 +115,8 @@ fn is_below(path: &[u8], replaced: &BTreeSet<&[u8]>) -> bool {
 fn keep_taken(lists: &[Tree], union: &mut Union, taken: impl Fn(&[u8], bool) -> bool) {
     let mut leading = BTreeSet::new();
     let mut is_taken = Vec::with_capacity(union.len());
-    for (input, number) in &*union {
-        let (path, node) = lists[*input].at(*number);
+    for [input, number] in union.iter() {
+        let (path, node) = lists[input].at(number);
         let taken = taken(path, matches!(node, Node::Directory { .. }));
         is_taken.push(taken);
         if taken {
@@ -126,9 +127,10 @@ fn keep_taken(lists: &[Tree], union: &mut Union, taken: impl Fn(&[u8], bool) -> 
         }
     }
     let mut is_taken = is_taken.into_iter();
-    union.retain(|(input, number)| {
-        is_taken.next() == Some(true) || leading.contains(lists[*input].at(*number).0)
-    });
+    let is_kept = |[input, number]: &[usize; 2]| {
+        is_taken.next() == Some(true) || leading.contains(lists[*input].path(*number))
+    };
+    *union = union.iter().filter(is_kept).collect();
 }
 
 /// The tree of a union. Names of one file stay that, whichever of them comes first now: the
@@ -136,45 +138,43 @@ fn keep_taken(lists: &[Tree], union: &mut Union, taken: impl Fn(&[u8], bool) -> 
 fn joined(mut lists: Vec<Tree>, union: &Union) -> Tree {
     let changed = changed(&lists, union);
     let (others, mut next) = (lists.len(), 0);
-    let entries = union.iter().map(|&(input, number)| {
-        let (path, _) = lists[input].at(number);
-        if next < changed.len() && changed.at(next).0 == path {
+    lists.push(changed.clone());
+    let entries = union.iter().map(|[input, number]| {
+        if next < changed.len() && changed.path(next) == lists[input].path(number) {
             next += 1;
-            return (others, next - 1);
+            return [others, next - 1];
         }
-        (input, number)
+        [input, number]
     });
-    let entries: Union = entries.collect();
-    lists.push(changed);
-    Tree::joined(&lists, entries.into_iter())
+    Tree::joined(&lists, entries)
 }
 
 /// Those entries of a union that are others in its tree.
 fn changed(lists: &[Tree], union: &Union) -> Tree {
-    let is_link = |(input, number): &(usize, usize)| {
+    let is_link = |[input, number]: &[usize; 2]| {
         matches!(lists[*input].at(*number).1, Node::HardLink { .. })
     };
-    let first_name = |(input, number): (usize, usize)| match lists[input].at(number).1 {
-        Node::HardLink { to } => (input, lists[input].find(to).map_or(number, |first| first)),
-        _ => (input, number),
+    let first_name = |[input, number]: [usize; 2]| match lists[input].at(number).1 {
+        Node::HardLink { to } => [input, lists[input].find(to).map_or(number, |first| first)],
+        _ => [input, number],
     };
     // File → the first of its names here, where it may have several.
-    let linked = union.iter().copied().filter(is_link).map(|link| (first_name(link), None));
-    let mut names: HashMap<(usize, usize), Option<&[u8]>> = linked.collect();
+    let linked = union.iter().filter(is_link).map(|link| (first_name(link), None));
+    let mut names: HashMap<[usize; 2], Option<&[u8]>> = linked.collect();
     let mut changed = Builder::default();
-    for &(input, number) in union {
+    for [input, number] in union.iter() {
         let (path, node) = lists[input].at(number);
-        let file = first_name((input, number));
+        let file = first_name([input, number]);
         match (node, names.get_mut(&file)) {
             (Node::Directory { mode, opaque: true }, _) => {
-                changed.add(path, Node::Directory { mode: *mode, opaque: false });
+                changed.add(path, Node::Directory { mode: mode, opaque: false });
             }
             (_, Some(Some(first))) => {
-                changed.add(path, Node::HardLink { to: first.to_vec() });
+                changed.add(path, Node::HardLink { to: first });
             }
             (_, Some(first @ None)) => {
                 *first = Some(path);
-                changed.add(path, lists[file.0].at(file.1).1.clone());
+                changed.add(path, lists[file[0]].at(file[1]).1);
             }
             (_, None) => {}
         }
@@ -197,12 +197,13 @@ fn write(tree: &Tree, union: &Union, roots: &[PathBuf], out: &Path) -> std::io::
             Node::File { .. } | Node::HardLink { .. } | Node::Whiteout => {}
         }
     }
-    union.par_iter().enumerate().with_min_len(AT_ONCE).try_for_each(|(number, (input, _))| {
+    (0..union.len()).into_par_iter().with_min_len(AT_ONCE).try_for_each(|number| {
+        let [input, _] = *union.at(number);
         let (path, node) = tree.at(number);
         let path = Path::new(OsStr::from_bytes(path));
         match node {
             Node::File { .. } | Node::HardLink { .. } => {
-                fs::hard_link(roots[*input].join(path), out.join(path))
+                fs::hard_link(roots[input].join(path), out.join(path))
             }
             _ => Ok(()),
         }
@@ -211,7 +212,7 @@ fn write(tree: &Tree, union: &Union, roots: &[PathBuf], out: &Path) -> std::io::
     for (path, node) in tree.iter().rev() {
         if let Node::Directory { mode, .. } = node {
             let to = out.join(OsStr::from_bytes(path));
-            fs::set_permissions(&to, fs::Permissions::from_mode(*mode))?;
+            fs::set_permissions(&to, fs::Permissions::from_mode(mode))?;
         }
     }
     Ok(())
@@ -245,8 +246,8 @@ mod tests {
         let tree = joined(lists.to_vec(), &union);
         let found: Vec<String> = tree
             .iter()
-            .zip(&union)
-            .map(|((path, _), (input, _))| format!("{} {input}", String::from_utf8_lossy(path)))
+            .zip(union.iter())
+            .map(|((path, _), [input, _])| format!("{} {input}", String::from_utf8_lossy(path)))
             .collect();
         assert_eq!(found, expected);
     }
@@ -274,7 +275,7 @@ mod tests {
     fn what_is_taken_keeps_its_folders() {
         let list = tree(&[
             ("opt/gems/a.gem", file("a")),
-            ("opt/gems/b.gem", Node::HardLink { to: b"opt/gems/a.gem".to_vec() }),
+            ("opt/gems/b.gem", Node::HardLink { to: b"opt/gems/a.gem" }),
         ]);
         check(&[list], "opt/gems/b.gem", &["opt 0", "opt/gems 0", "opt/gems/b.gem 0"]);
     }
@@ -326,7 +327,7 @@ mod tests {
 
     #[test]
     fn names_of_a_file_stay_together() {
-        let link = |to: &str| Node::HardLink { to: to.as_bytes().to_vec() };
+        let link = |to: &'static str| Node::HardLink { to: to.as_bytes() };
         let below = tree(&[("a", file("1")), ("b", link("a")), ("c", link("a"))]);
         let both = |lists: &[Tree], taken: &str| {
             let union = select(lists, |path, _| path.starts_with(taken.as_bytes()));

@@ -267,7 +267,7 @@ fn fits(ground: &[(Tree, PathBuf)], upper: &Path) -> Result<bool, EngineError> {
         let is_of_ground = |(tree, _): &(Tree, PathBuf)| {
             matches!(
                 tree.get(entry.file_name().as_bytes()),
-                Some(Node::Symlink { target: found }) if *found == target.as_os_str().as_bytes()
+                Some(Node::Symlink { target: found }) if found == target.as_os_str().as_bytes()
             )
         };
         if !ground.iter().any(is_of_ground) {

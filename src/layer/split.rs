@@ -15,6 +15,7 @@ use thiserror::Error;
 use super::assign::{ALONE, Place, assign};
 use super::units::{Assigned, Rule, Says, Units};
 use crate::digest::{Digest, Fields};
+use crate::memory::Long;
 use crate::tree::{Node, Tree};
 
 /// Bumped whenever the same tree and rules would give other parts.
@@ -83,7 +84,7 @@ impl Split {
         read: impl Fn(&[u8]) -> io::Result<Vec<u8>>,
     ) -> Result<Vec<Part>, SplitError> {
         let hides =
-            |node: &Node| matches!(node, Node::Whiteout | Node::Directory { opaque: true, .. });
+            |node: Node<'_>| matches!(node, Node::Whiteout | Node::Directory { opaque: true, .. });
         if tree.size() < ALONE || tree.iter().any(|(_, node)| hides(node)) {
             return Ok(vec![Part { name: None, tree }]);
         }
@@ -93,10 +94,10 @@ impl Split {
         };
         let Assigned { names, units } = Units::new(&self.rules)?.of(&tree, read)?;
         let mut sizes: Vec<Option<u64>> = vec![None; names.len()];
-        for ((_, node), unit) in tree.iter().zip(&units) {
-            if let Some(unit) = unit {
-                let size = if let Node::File { size, .. } = node { *size } else { 0 };
-                *sizes[*unit].get_or_insert(0) += size;
+        for ((_, node), unit) in tree.iter().zip(units.iter()) {
+            if let Some(unit) = unit.checked_sub(1) {
+                let size = if let Node::File { size, .. } = node { size } else { 0 };
+                *sizes[unit].get_or_insert(0) += size;
             }
         }
         let sizes = names.iter().zip(sizes);
@@ -105,31 +106,29 @@ impl Split {
         let places: Vec<&Place> =
             names.iter().map(|name| places.get(name).unwrap_or(&Place::Rest)).collect();
         let mut parts: BTreeMap<&Place, Picked<'_>> = BTreeMap::new();
-        for (number, ((path, node), unit)) in tree.iter().zip(units).enumerate() {
+        for (number, ((path, node), unit)) in tree.iter().zip(units.iter()).enumerate() {
             // A folder that is not empty comes along with what is in it.
             if !matches!(node, Node::Directory { .. }) || !tree.has_below(path) {
-                let place = unit.map_or(&Place::Rest, |unit| places[unit]);
+                let place = unit.checked_sub(1).map_or(&Place::Rest, |unit| places[unit]);
                 parts.entry(place).or_default().add(&tree, number, path);
             }
         }
-        let part = |(place, picked): (&Place, Picked<'_>)| {
-            let numbers = [picked.numbers, picked.folders.into_iter().collect()].concat();
-            (place.name(), numbers)
-        };
-        let mut parts: Vec<(String, Vec<usize>)> = parts.into_iter().map(part).collect();
         let is_whole = parts.len() == 1;
-        let part = |(name, mut numbers): (String, Vec<usize>)| {
-            numbers.sort_unstable();
-            Part { name: (!is_whole).then_some(name), tree: tree.pick(numbers) }
+        let part = |(place, picked): (&Place, Picked<'_>)| {
+            let mut numbers = picked.numbers;
+            numbers.extend(picked.folders);
+            numbers.sort();
+            let name = (!is_whole).then(|| place.name());
+            Part { name, tree: tree.pick(numbers.iter()) }
         };
-        Ok(parts.drain(..).map(part).collect())
+        Ok(parts.into_iter().map(part).collect())
     }
 }
 
 /// What is picked of a tree for a part, by numbers.
 #[derive(Default)]
 struct Picked<'t> {
-    numbers: Vec<usize>,
+    numbers: Long<usize>,
     /// The folders that lead there.
     folders: BTreeSet<usize>,
     /// The folder that was last led to: the next entry is mostly in it too.
@@ -197,17 +196,17 @@ mod tests {
     #[test]
     fn parts_together_are_the_tree() {
         let tree = tree(&environment())
-            .with("lib/c-1/z", Some(Node::HardLink { to: b"lib/a-1/x".to_vec() }))
+            .with("lib/c-1/z", Some(Node::HardLink { to: b"lib/a-1/x" }))
             .with("empty", Some(Node::Directory { mode: 0o700, opaque: false }))
-            .with("lib/e", Some(Node::Symlink { target: b"c-1".to_vec() }));
+            .with("lib/e", Some(Node::Symlink { target: b"c-1" }));
         let parts = parts(&tree);
         assert_eq!(names(&parts), ["rest", "a", "b", "others"]);
         let mut together = BTreeMap::new();
         for part in &parts {
             for (path, node) in part.tree.iter() {
-                let before = together.insert(path.to_vec(), node.clone());
+                let before = together.insert(path.to_vec(), node);
                 let is_folder = matches!(node, Node::Directory { .. });
-                assert!(before.is_none() || is_folder && before.as_ref() == Some(node));
+                assert!(before.is_none() || is_folder && before == Some(node));
                 if let Node::HardLink { to } = node {
                     assert!(part.tree.get(to).is_some(), "a link out of its part");
                 }

@@ -103,15 +103,15 @@ fn entry(
     stream: &mut Stream<'_>,
     files: Files<'_>,
     path: &[u8],
-    node: &Node,
+    node: Node<'_>,
     owner: (u32, u32),
 ) -> Result<(), LayerError> {
     match node {
         Node::Directory { mode, opaque } => {
             let mut name = path.to_vec();
             name.push(b'/');
-            header(stream, &name, *mode, owner, 0, b'5', b"");
-            if *opaque {
+            header(stream, &name, mode, owner, 0, b'5', b"");
+            if opaque {
                 name.extend_from_slice(b".wh..wh..opq");
                 header(stream, &name, 0o644, owner, 0, b'0', b"");
             }
@@ -124,19 +124,19 @@ fn entry(
             header(stream, &name, 0o644, owner, 0, b'0', b"");
         }
         Node::File { mode, size, digest } => {
-            header(stream, path, *mode, owner, *size, b'0', b"");
+            header(stream, path, mode, owner, size, b'0', b"");
             let shown = || String::from_utf8_lossy(path).into_owned();
             let failed = |source| LayerError::Io { path: shown(), source };
             let mut file = files.open(path).map_err(failed)?;
             let mut hasher = files.may_change.then(|| Hasher::new(std::io::sink()));
-            let copied = stream.copy(&mut file, *size, &mut hasher).map_err(failed)?;
+            let copied = stream.copy(&mut file, size, &mut hasher).map_err(failed)?;
             let at_end =
-                copied == *size && !stream.closed && file.read(&mut [0]).map_err(failed)? == 0;
-            let is_same = hasher.is_none_or(|hasher| hasher.finish().0 == *digest);
+                copied == size && !stream.closed && file.read(&mut [0]).map_err(failed)? == 0;
+            let is_same = hasher.is_none_or(|hasher| hasher.finish().0 == digest);
             if !(stream.closed || at_end && is_same) {
                 return Err(LayerError::Changed { path: shown() });
             }
-            stream.zeros(padding(*size));
+            stream.zeros(padding(size));
         }
     }
     Ok(())
@@ -363,7 +363,7 @@ mod tests {
 
     #[test]
     fn long_names_and_links() {
-        let mut links = Vec::new();
+        let mut links = crate::tree::Builder::default();
         let mut expected = BTreeMap::new();
         for length in [1, 99, 100, 101, 155, 156, 157, 255, 256, 257, 300, 1000] {
             for slash_at in [0, 50, 100, 154, 155, 156, 200] {
@@ -372,11 +372,11 @@ mod tests {
                     path[slash_at] = b'/';
                 }
                 let target = vec![b't'; length];
-                links.push((path.clone(), Node::Symlink { target: target.clone() }));
+                links.add(&path, Node::Symlink { target: &target });
                 expected.insert(path, (b'2', 0, target));
             }
         }
-        let tree = links.into_iter().collect();
+        let tree = links.tree();
         assert_eq!(read_back(&tree, Path::new("/nonexistent")), expected);
     }
 

@@ -14,6 +14,7 @@ use std::collections::BTreeMap;
 
 use regex::bytes::{Captures, Regex};
 
+use crate::memory::Long;
 use crate::tree::{Node, Tree};
 
 /// How some files of a tree are known to belong to a unit.
@@ -40,8 +41,8 @@ pub enum Says {
 pub(super) struct Assigned {
     /// The units' names.
     pub(super) names: Vec<String>,
-    /// For each entry of the tree the number of its unit's name, if it has one.
-    pub(super) units: Vec<Option<usize>>,
+    /// For each entry of the tree one more than the number of its unit's name; 0 where it has none.
+    pub(super) units: Long<usize>,
 }
 
 /// Units by number.
@@ -58,8 +59,8 @@ impl Names {
 /// What lists say of one rule.
 #[derive(Default)]
 struct Listed {
-    /// The number of an entry of the tree → unit.
-    there: BTreeMap<usize, usize>,
+    /// For each entry of the tree one more than the number of its unit; 0 where none is said.
+    there: Long<usize>,
     /// Path → unit, of what the tree does not have.
     others: BTreeMap<Vec<u8>, usize>,
 }
@@ -93,12 +94,12 @@ impl Units<'_> {
     ) -> Result<Assigned, E> {
         let mut names = Names::default();
         let lists = self.lists(tree, read, &mut names)?;
-        let unit = |(path, node): (&[u8], &Node)| match node {
+        let mut unit = |(path, node): (&[u8], Node<'_>)| match node {
             Node::HardLink { to } => self.unit(tree, to, &lists, &mut names, true),
             Node::Directory { .. } if tree.has_below(path) => None,
             _ => self.unit(tree, path, &lists, &mut names, true),
         };
-        let units = tree.iter().map(unit).collect();
+        let units = tree.iter().map(|entry| unit(entry).map_or(0, |unit| unit + 1)).collect();
         let mut by_number = vec![String::new(); names.0.len()];
         for (name, number) in names.0 {
             by_number[number] = name;
@@ -117,6 +118,7 @@ impl Units<'_> {
         let are_lists = |(_, (_, says)): &(usize, &(Regex, &Says))| **says == Says::List;
         for (number, (expression, _)) in self.rules.iter().enumerate().filter(are_lists) {
             let listed = lists.entry(number).or_default();
+            listed.there = (0..tree.len()).map(|_| 0).collect();
             for (path, node) in tree.iter() {
                 let (Node::File { .. } | Node::HardLink { .. }) = node else { continue };
                 let Some(captures) = expression.captures(path) else { continue };
@@ -126,9 +128,14 @@ impl Units<'_> {
                 for line in read(path)?.split(|byte| *byte == b'\n') {
                     let Some(file) = joined(from, &first_field(line)) else { continue };
                     match tree.find(&file) {
-                        Ok(there) => *listed.there.entry(there).or_insert(unit),
-                        Err(_) => *listed.others.entry(file).or_insert(unit),
-                    };
+                        Ok(there) if *listed.there.at(there) == 0 => {
+                            listed.there.set(there, unit + 1);
+                        }
+                        Ok(_) => {}
+                        Err(_) => {
+                            listed.others.entry(file).or_insert(unit);
+                        }
+                    }
                 }
             }
         }
@@ -148,7 +155,7 @@ impl Units<'_> {
             Says::List => {
                 let listed = lists.get(&number)?;
                 match tree.find(path) {
-                    Ok(there) => listed.there.get(&there).copied(),
+                    Ok(there) => listed.there.at(there).checked_sub(1),
                     Err(_) => listed.others.get(path).copied(),
                 }
             }
@@ -214,7 +221,7 @@ mod tests {
     use super::*;
     use crate::digest::Digest;
 
-    fn file(size: u64) -> Node {
+    fn file(size: u64) -> Node<'static> {
         Node::File { mode: 0o644, size, digest: Digest::of(b"") }
     }
 
@@ -224,16 +231,14 @@ mod tests {
 
     /// The units of a tree of empty files, folders (`x/`) and hard links (`x=y`).
     #[track_caller]
-    fn check(rules: &[Rule], paths: &[(&str, Option<&str>)], lists: &[(&str, &str)]) {
-        let entry = |(path, _): &(&str, Option<&str>)| {
-            let (path, node) = match (path.split_once('='), path.strip_suffix('/')) {
-                (Some((path, to)), _) => (path, Node::HardLink { to: to.into() }),
-                (_, Some(path)) => (path, Node::Directory { mode: 0o755, opaque: false }),
-                _ => (*path, file(0)),
-            };
-            (path.to_owned(), node)
+    fn check(rules: &[Rule], paths: &[(&'static str, Option<&str>)], lists: &[(&str, &str)]) {
+        let paths_alone = paths.iter().map(|(path, _)| *path);
+        let entry = |path: &'static str| match (path.split_once('='), path.strip_suffix('/')) {
+            (Some((path, to)), _) => (path, Node::HardLink { to: to.as_bytes() }),
+            (_, Some(path)) => (path, Node::Directory { mode: 0o755, opaque: false }),
+            _ => (path, file(0)),
         };
-        let tree: Tree = paths.iter().map(entry).collect();
+        let tree: Tree = paths_alone.map(entry).collect();
         let lists: BTreeMap<&[u8], &str> =
             lists.iter().map(|(path, text)| (path.as_bytes(), *text)).collect();
         let read = |path: &[u8]| {
@@ -243,7 +248,7 @@ mod tests {
         let assigned = Units::new(rules).expect("expressions").of(&tree, read).expect("read");
         for (path, expected) in paths {
             let path = path.split('=').next().unwrap_or(path).trim_end_matches('/');
-            let unit = assigned.units[tree.find(path.as_bytes()).expect("there")];
+            let unit = assigned.units.at(tree.find(path.as_bytes()).expect("there")).checked_sub(1);
             let unit = unit.map(|unit| assigned.names[unit].as_str());
             assert_eq!(unit, *expected, "{path}");
         }

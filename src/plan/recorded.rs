@@ -89,11 +89,11 @@ pub fn weak_key(step: &Step, platform: &str, inputs: &[Digest], app: &Tree) -> D
     for (path, node) in app.iter() {
         fields.bytes(path);
         match node {
-            Node::Directory { mode, .. } => fields.text("dir").number(u64::from(*mode)),
+            Node::Directory { mode, .. } => fields.text("dir").number(u64::from(mode)),
             // Programs ask whether a file is empty far more often than how long it is.
             Node::File { mode, size, .. } => {
-                let is = if *size == 0 { "empty file" } else { "file" };
-                fields.text(is).number(u64::from(*mode))
+                let is = if size == 0 { "empty file" } else { "file" };
+                fields.text(is).number(u64::from(mode))
             }
             Node::Symlink { target } => fields.text("link").bytes(target),
             Node::HardLink { to } => fields.text("hard").bytes(to),
@@ -115,7 +115,7 @@ pub fn strong_key(weak: &Digest, set: &PathSet, app: &Tree) -> Option<Digest> {
             node = app.get(to)?;
         }
         let Node::File { digest, .. } = node else { return None };
-        fields.text(path).digest(digest);
+        fields.text(path).digest(&digest);
     }
     Some(fields.finish())
 }
@@ -137,7 +137,7 @@ mod tests {
         let files = [
             ("workspace/a", file("a")),
             ("workspace/b", file("b")),
-            ("workspace/link", Node::Symlink { target: b"a".to_vec() }),
+            ("workspace/link", Node::Symlink { target: b"a" }),
         ];
         files.into_iter().collect::<Tree>().with_parents()
     }
@@ -166,8 +166,8 @@ mod tests {
             ("workspace/b", None),
             ("workspace/b", Some(file(""))),
             ("workspace/a", Some(mode)),
-            ("workspace/a", Some(Node::Symlink { target: b"b".to_vec() })),
-            ("workspace/link", Some(Node::Symlink { target: b"b".to_vec() })),
+            ("workspace/a", Some(Node::Symlink { target: b"b" })),
+            ("workspace/link", Some(Node::Symlink { target: b"b" })),
             ("workspace", Some(Node::Directory { mode: 0o700, opaque: false })),
         ] {
             assert_ne!(weak(&changed(path, node)), weak(&app()), "{path}");

@@ -13,49 +13,30 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
+use bytemuck::{Pod, Zeroable};
 use rustix::fs::{CWD, FileType};
 
 use super::{SandboxError, Spec};
+use crate::memory::Paths;
 use crate::tree::OPAQUE_ATTRIBUTE;
 
 /// What is noted of each entry, folders before what is in them and names of a folder in the
-/// order of their bytes. An app may have very many, so they lie close together.
+/// order of their bytes. An app may have very many.
 #[derive(Debug, Default)]
-pub(super) struct Notes {
-    /// All paths below the root, one behind another.
-    paths: Vec<u8>,
-    /// Where in `paths` each ends, and what is noted of it.
-    entries: Vec<(usize, Noted)>,
-}
+pub(super) struct Notes(Paths<Noted>);
 
 impl Notes {
     fn push(&mut self, path: &Path, noted: Noted) {
-        self.paths.extend_from_slice(path.as_os_str().as_bytes());
-        self.entries.push((self.paths.len(), noted));
-    }
-
-    fn at(&self, number: usize) -> (&Path, Noted) {
-        let start = if number == 0 { 0 } else { self.entries[number - 1].0 };
-        let (end, noted) = self.entries[number];
-        (Path::new(OsStr::from_bytes(&self.paths[start..end])), noted)
+        self.0.push(path.as_os_str().as_bytes(), noted, b"");
     }
 
     pub(super) fn iter(&self) -> impl DoubleEndedIterator<Item = (&Path, Noted)> {
-        (0..self.entries.len()).map(|number| self.at(number))
+        self.0.iter().map(|(path, noted)| (Path::new(OsStr::from_bytes(path)), *noted))
     }
 
     pub(super) fn get(&self, path: &Path) -> Option<Noted> {
-        let (mut low, mut high) = (0, self.entries.len());
-        while low < high {
-            let middle = low.midpoint(high);
-            let (found, noted) = self.at(middle);
-            match in_walk(found, path) {
-                Ordering::Less => low = middle + 1,
-                Ordering::Greater => high = middle,
-                Ordering::Equal => return Some(noted),
-            }
-        }
-        None
+        let order = |found: &[u8]| in_walk(Path::new(OsStr::from_bytes(found)), path);
+        Some(*self.0.about(self.0.find(order).ok()?))
     }
 
     /// Those whose path is wanted.
@@ -77,7 +58,8 @@ fn in_walk(one: &Path, other: &Path) -> Ordering {
 }
 
 /// What tells whether an entry is still the same.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
+#[repr(C)]
 pub(super) struct Noted {
     inode: u64,
     size: u64,

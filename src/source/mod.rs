@@ -178,7 +178,7 @@ impl Snapshot {
         links.filter_map(|(path, _)| in_app(path))
     }
 
-    fn node(&self, path: &str) -> Option<&Node> {
+    fn node(&self, path: &str) -> Option<Node<'_>> {
         self.tree.get([APP_FOLDER, path].join("/").as_bytes())
     }
 
@@ -187,7 +187,7 @@ impl Snapshot {
     pub fn content(&self, path: &str) -> Option<Content> {
         match self.node(path)? {
             Node::File { mode, size, digest } => {
-                Some(Content { executable: mode & 0o111 != 0, size: *size, digest: *digest })
+                Some(Content { executable: mode & 0o111 != 0, size: size, digest: digest })
             }
             _ => None,
         }
@@ -211,7 +211,7 @@ impl Snapshot {
             match node {
                 Node::Directory { mode, .. } => {
                     fs::create_dir_all(&to).map_err(failed("make", &to))?;
-                    fs::set_permissions(&to, fs::Permissions::from_mode(*mode))
+                    fs::set_permissions(&to, fs::Permissions::from_mode(mode))
                         .map_err(failed("chmod", &to))?;
                 }
                 Node::Symlink { target } => {
@@ -222,7 +222,7 @@ impl Snapshot {
             }
         }
         (0..tree.len()).into_par_iter().try_for_each(|number| match tree.at(number) {
-            (path, Node::File { mode, digest, .. }) => self.copy_file(path, *mode, digest, target),
+            (path, Node::File { mode, digest, .. }) => self.copy_file(path, mode, &digest, target),
             _ => Ok(()),
         })
     }

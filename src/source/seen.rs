@@ -9,7 +9,7 @@
 use std::collections::BTreeMap;
 use std::io::{self, Write};
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use rustix::fs::{FileType, Stat};
@@ -17,6 +17,7 @@ use serde::{Deserialize, Serialize};
 
 use super::rules::Decision;
 use crate::digest::Digest;
+use crate::memory::{Bytes, Long};
 
 /// How old a change must be for the next one to be told from it, in seconds: the coarsest
 /// clock of a file system in use (FAT's) ticks every two.
@@ -44,13 +45,24 @@ pub(super) struct Folder {
 /// A part of bytes that many share.
 #[derive(Clone, Debug)]
 struct Shared {
-    whole: Arc<Vec<u8>>,
+    whole: Arc<Whole>,
     range: Range<usize>,
+}
+
+#[derive(Debug)]
+enum Whole {
+    /// As they were kept.
+    Kept(Bytes),
+    /// As they were noted now.
+    Noted(Long<u8>),
 }
 
 impl Shared {
     fn bytes(&self) -> &[u8] {
-        &self.whole[self.range.clone()]
+        match &*self.whole {
+            Whole::Kept(bytes) => bytes.part(self.range.clone()),
+            Whole::Noted(bytes) => bytes.slice(self.range.start, self.range.end),
+        }
     }
 }
 
@@ -64,20 +76,60 @@ impl PartialEq for Shared {
 impl Eq for Shared {}
 
 impl Folder {
-    /// With what is in it, sorted by name.
-    pub(super) fn new<'n>(rules: Digest, entries: impl Iterator<Item = Known<'n>>) -> Folder {
-        let mut whole = Vec::new();
-        for known in entries {
-            // Only a type that cannot be written at all fails.
-            whole = postcard::to_extend(&known, whole).unwrap_or_default();
-        }
-        whole.shrink_to_fit();
-        Folder { rules, entries: Shared { range: 0..whole.len(), whole: Arc::new(whole) } }
-    }
-
     /// What is in it, sorted by name, as far as it can be read: what cannot is not known.
     pub(super) fn entries(&self) -> Entries<'_> {
         Entries { rest: self.entries.bytes() }
+    }
+}
+
+/// Folders of which is noted what is in them, from several processors.
+#[derive(Debug, Default)]
+pub(super) struct Notes(Mutex<Long<u8>>);
+
+/// What is noted of a folder.
+#[derive(Debug)]
+pub(super) enum Noted {
+    /// As it was before: of that there need not be two.
+    Before(Folder),
+    /// By these rules, and where.
+    Now(Digest, Range<usize>),
+}
+
+impl Notes {
+    /// Notes what is in a folder, sorted by name.
+    pub(super) fn note<'n>(
+        &self,
+        before: Option<&Folder>,
+        rules: Digest,
+        entries: impl Iterator<Item = Known<'n>>,
+    ) -> Noted {
+        let mut bytes = Vec::new();
+        for known in entries {
+            // Only a type that cannot be written at all fails.
+            bytes = postcard::to_extend(&known, bytes).unwrap_or_default();
+        }
+        let is_same = |before: &&Folder| before.rules == rules && before.entries.bytes() == bytes;
+        if let Some(before) = before.filter(is_same) {
+            return Noted::Before(before.clone());
+        }
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let start = all.len();
+        all.extend_from_slice(&bytes);
+        Noted::Now(rules, start..all.len())
+    }
+
+    /// The folders, when all is noted.
+    pub(super) fn folders(self, noted: impl IntoIterator<Item = Noted>) -> Vec<Folder> {
+        let mut all = self.0.into_inner().unwrap_or_else(PoisonError::into_inner);
+        all.shrink();
+        let whole = Arc::new(Whole::Noted(all));
+        let folder = |noted| match noted {
+            Noted::Before(folder) => folder,
+            Noted::Now(rules, range) => {
+                Folder { rules, entries: Shared { whole: Arc::clone(&whole), range } }
+            }
+        };
+        noted.into_iter().map(folder).collect()
     }
 }
 
@@ -233,22 +285,30 @@ impl Seen {
 
     /// `None` for what are no such bytes, or of another version.
     #[must_use]
-    pub fn parse(bytes: Vec<u8>) -> Option<Seen> {
-        let whole = Arc::new(bytes);
-        let ((version, count), mut rest) = postcard::take_from_bytes::<(u8, usize)>(&whole).ok()?;
+    pub fn parse(bytes: Bytes) -> Option<Seen> {
+        let some = bytes.some_from(0);
+        let ((version, count), more) = postcard::take_from_bytes::<(u8, usize)>(some).ok()?;
         if version != VERSION {
             return None;
         }
-        let mut folders = BTreeMap::new();
+        let mut at = some.len() - more.len();
+        let mut found = Vec::new();
         for _ in 0..count {
-            let ((path, rules, entries), more) =
-                postcard::take_from_bytes::<(&str, Digest, &[u8])>(rest).ok()?;
-            let end = whole.len() - more.len();
-            let entries = Shared { whole: Arc::clone(&whole), range: end - entries.len()..end };
-            folders.insert(path.to_owned(), Folder { rules, entries });
-            rest = more;
+            let some = bytes.some_from(at);
+            let ((path, rules, length), more) =
+                postcard::take_from_bytes::<(String, Digest, usize)>(some).ok()?;
+            let start = at + some.len() - more.len();
+            at = start.checked_add(length).filter(|end| *end <= bytes.len())?;
+            found.push((path, rules, start..at));
         }
-        rest.is_empty().then_some(Seen { folders })
+        if at < bytes.len() {
+            return None;
+        }
+        let whole = Arc::new(Whole::Kept(bytes));
+        let folder = |(path, rules, range)| {
+            (path, Folder { rules, entries: Shared { whole: Arc::clone(&whole), range } })
+        };
+        Some(Seen { folders: found.into_iter().map(folder).collect() })
     }
 }
 
@@ -284,7 +344,9 @@ mod tests {
         for (below, folder) in &mut seen.folders {
             let mut entries: Vec<_> = folder.entries().collect();
             entries.iter_mut().for_each(|known| change(below, known));
-            *folder = Folder::new(folder.rules, entries.into_iter());
+            let notes = Notes::default();
+            let noted = notes.note(None, folder.rules, entries.into_iter());
+            *folder = notes.folders([noted]).remove(0);
         }
         seen
     }
@@ -297,9 +359,9 @@ mod tests {
         assert_eq!(seen.folders.len(), 2);
         let mut bytes = Vec::new();
         seen.write_to(&mut bytes).expect("written");
-        assert_eq!(Seen::parse(bytes.clone()), Some(seen));
+        assert_eq!(Seen::parse(bytes.clone().into()), Some(seen));
         for damaged in [&bytes[1..], &bytes[..bytes.len() - 1], b"", b"\x02", b"\xff\xff\xff"] {
-            assert_eq!(Seen::parse(damaged.to_vec()), None);
+            assert_eq!(Seen::parse(damaged.to_vec().into()), None);
         }
     }
 

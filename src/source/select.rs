@@ -4,6 +4,7 @@
 //! remembered from one build to the next: where no file has changed, nothing is chosen or hashed.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use rayon::prelude::*;
@@ -11,11 +12,15 @@ use serde::{Deserialize, Serialize};
 
 use super::{Snapshot, SourceError, in_app, matching};
 use crate::digest::Digest;
+use crate::memory::Long;
 use crate::plan::Selection;
 use crate::tree::{Node, Tree};
 
 /// Files of which one processor finds out whether a selection has them.
 const ASKED_AT_ONCE: usize = 1024;
+
+/// So many times that are asked before what was found is put together.
+const SHARES: usize = 64;
 
 /// Bumped when the same rules select other files, or make another tree of them.
 const VERSION: u8 = 1;
@@ -117,8 +122,8 @@ impl Snapshot {
         if selection.rules == ["*"] {
             return Ok(self.tree.clone());
         }
-        let numbers: Vec<usize> = (0..self.tree.len()).collect();
-        let chosen = numbers.par_chunks(ASKED_AT_ONCE).map(|numbers| {
+        let some = |from: usize| from..self.tree.len().min(from + ASKED_AT_ONCE);
+        let chosen_of = |numbers: Range<usize>| {
             // Each remembers folders of its own.
             let mut matching = matching.clone();
             let mut is_chosen = |number: &usize| {
@@ -126,12 +131,18 @@ impl Snapshot {
                 !matches!(node, Node::Directory { .. })
                     && in_app(path).is_some_and(|path| matching.matches(path))
             };
-            numbers.iter().copied().filter(|number| is_chosen(number)).collect::<Vec<_>>()
-        });
-        let mut chosen: Vec<usize> = chosen.flatten_iter().collect();
+            numbers.filter(|number| is_chosen(number)).collect::<Vec<_>>()
+        };
+        let mut chosen = Long::default();
+        for from in (0..self.tree.len()).step_by(ASKED_AT_ONCE * SHARES) {
+            let shares = (0..SHARES).into_par_iter().map(|share| from + share * ASKED_AT_ONCE);
+            let shares = shares.filter(|from| *from < self.tree.len());
+            let found: Vec<Vec<usize>> = shares.map(|from| chosen_of(some(from))).collect();
+            found.iter().for_each(|found| chosen.extend_from_slice(found));
+        }
         let mut leading = BTreeSet::from([0]);
         let mut last = None;
-        for (path, _) in chosen.iter().map(|number| self.tree.at(*number)) {
+        for path in chosen.iter().map(|number| self.tree.path(number)) {
             let mut rest = path;
             while let Some(slash) = rest.iter().rposition(|byte| *byte == b'/') {
                 rest = &rest[..slash];
@@ -143,8 +154,8 @@ impl Snapshot {
             last = path.iter().rposition(|byte| *byte == b'/').map(|slash| &path[..slash]);
         }
         chosen.extend(leading);
-        chosen.sort_unstable();
-        Ok(self.tree.pick(chosen))
+        chosen.sort();
+        Ok(self.tree.pick(chosen.iter()))
     }
 }
 

@@ -17,7 +17,7 @@ use rayon::prelude::*;
 use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, RawDir};
 
 use super::rules::{AppRules, By, Decision, IgnoredConfig, LOCKS, Nested, example_of};
-use super::seen::{Entries, Folder, Found, Kind, Known, Seen, Stamp};
+use super::seen::{Entries, Folder, Found, Kind, Known, Noted, Notes, Seen, Stamp};
 use super::{SourceError, failed};
 use crate::digest::{Digest, Fields};
 use crate::plan::APP_FOLDER;
@@ -58,7 +58,7 @@ pub(super) fn walk(
     began: i64,
 ) -> Result<Walked, SourceError> {
     let opened = open(CWD, root).map_err(failed("read", root))?;
-    let walk = Walk { root, opened, rules, before, began };
+    let walk = Walk { root, opened, rules, before, began, notes: Notes::default() };
     let top = Next { path: String::new(), ignores: Arc::default(), rules: rules.name };
     let (mut looked, mut level) = (Vec::new(), vec![top]);
     // Level by level: folders may be nested deeper than a stack is.
@@ -73,9 +73,11 @@ pub(super) fn walk(
             looked.push(folder);
         }
     }
-    let waiting = looked.par_iter_mut().filter(|looked| !looked.here.is_empty());
+    let waiting = looked.par_iter_mut().filter(|looked| looked.noted.is_none());
     waiting.try_for_each(|looked| walk.end(looked))?;
-    Ok(in_order(looked))
+    let noted = looked.iter_mut().filter_map(|looked| looked.noted.take());
+    let folders = walk.notes.folders(noted);
+    Ok(in_order(looked, folders))
 }
 
 struct Walk<'w> {
@@ -84,6 +86,7 @@ struct Walk<'w> {
     rules: &'w AppRules<'w>,
     before: &'w Seen,
     began: i64,
+    notes: Notes,
 }
 
 /// A folder to look into.
@@ -100,8 +103,10 @@ struct Looked {
     path: String,
     /// What is in it, as long as long files are to be read.
     here: Vec<Here>,
+    /// A name of the rules that decide.
+    rules: Digest,
     /// What is in it, when all is read.
-    folder: Folder,
+    noted: Option<Noted>,
     /// A name of those in it that count, if there are any.
     name: Option<Digest>,
     /// What is said of some because of the others: the number of the entry, and what.
@@ -191,8 +196,13 @@ struct Open<'l> {
 
 impl<'l> Open<'l> {
     /// `counts` tells of all folders whether something in them or below counts.
-    fn new(looked: &'l Looked, counts: &[bool], length: usize) -> Open<'l> {
-        let Looked { folder, needed, folders, below, .. } = looked;
+    fn new(
+        looked: &'l Looked,
+        folder: &'l Folder,
+        counts: &[bool],
+        length: usize,
+    ) -> Open<'l> {
+        let Looked { needed, folders, below, .. } = looked;
         let leading = folders.iter().zip(&counts[*below..]).filter(|(_, counts)| **counts);
         let mut leading: Vec<&str> = leading.map(|(name, _)| name.trim_end_matches('/')).collect();
         leading.sort_unstable();
@@ -207,7 +217,7 @@ impl<'l> Open<'l> {
 }
 
 /// Folders as they were looked into, level by level, in the order of paths.
-fn in_order(looked: Vec<Looked>) -> Walked {
+fn in_order(looked: Vec<Looked>, kept: Vec<Folder>) -> Walked {
     // What is below a folder comes after it.
     let mut counts = vec![false; looked.len()];
     for (number, Looked { name, folders, below, .. }) in looked.iter().enumerate().rev() {
@@ -225,7 +235,7 @@ fn in_order(looked: Vec<Looked>) -> Walked {
         }
     };
     enter(&looked[0]);
-    let mut open = vec![Open::new(&looked[0], &counts, path.len())];
+    let mut open = vec![Open::new(&looked[0], &kept[0], &counts, path.len())];
     while let Some(folder) = open.last_mut() {
         path.truncate(folder.length);
         let Some((number, known)) = folder.entries.next() else {
@@ -249,13 +259,13 @@ fn in_order(looked: Vec<Looked>) -> Walked {
         match known.found {
             Found::Nothing => {}
             Found::Folder => {
-                let below = &looked[folder.below];
+                let (below, kept) = (&looked[folder.below], &kept[folder.below]);
                 folder.below += 1;
                 enter(below);
-                open.push(Open::new(below, &counts, path.len() - 1));
+                open.push(Open::new(below, kept, &counts, path.len() - 1));
             }
             Found::Link(target) => {
-                tree.add(path.as_bytes(), Node::Symlink { target: target.into() });
+                tree.add(path.as_bytes(), Node::Symlink { target: target.as_bytes() });
             }
             Found::File { executable, stamp, digest, .. } => {
                 let mode = if executable { 0o755 } else { 0o644 };
@@ -264,7 +274,7 @@ fn in_order(looked: Vec<Looked>) -> Walked {
         }
     }
     drop(open);
-    let folders = looked.into_iter().map(|looked| (looked.path, looked.folder)).collect();
+    let folders = looked.into_iter().map(|looked| looked.path).zip(kept).collect();
     Walked { tree: tree.tree(), decisions, folders, name: whole.finish() }
 }
 
@@ -318,9 +328,16 @@ impl Walk<'_> {
             Next { path, ignores: Arc::clone(&ignores), rules }
         };
         let next = folders.iter().map(next).collect();
-        let folder = Folder::new(rules, std::iter::empty());
-        let mut looked =
-            Looked { path: below, here, folder, name: None, needed: Vec::new(), folders, below: 0 };
+        let mut looked = Looked {
+            path: below,
+            here,
+            rules,
+            noted: None,
+            name: None,
+            needed: Vec::new(),
+            folders,
+            below: 0,
+        };
         if !looked.here.iter().any(|here| here.unread().is_some_and(|size| size >= LONG)) {
             self.end(&mut looked)?;
         }
@@ -334,13 +351,9 @@ impl Walk<'_> {
         if here.iter().any(|here| here.unread().is_some()) {
             self.read(&looked.path, &mut here)?;
         }
-        let rules = looked.folder.rules;
-        looked.folder = Folder::new(rules, here.iter().map(|here| here.known(self.began)));
-        // Of what is as it was there need not be two.
         let before = self.before.folder(&looked.path);
-        if let Some(before) = before.filter(|before| **before == looked.folder) {
-            looked.folder = before.clone();
-        }
+        let known = here.iter().map(|here| here.known(self.began));
+        looked.noted = Some(self.notes.note(before, looked.rules, known));
         looked.name = name(&here);
         let needed = here.iter_mut().enumerate();
         looked.needed = needed.filter_map(|(at, here)| Some((at, here.needed.take()?))).collect();

@@ -1,7 +1,7 @@
 //! Small values by key, in tables.
 
-use std::fs;
-use std::io;
+use std::fs::{self, File};
+use std::io::{self, Write};
 use std::path::PathBuf;
 
 use serde::Serialize;
@@ -9,6 +9,7 @@ use serde::de::DeserializeOwned;
 
 use super::{Content, Store, StoreError, failed};
 use crate::digest::{Digest, Hasher};
+use crate::memory::Bytes;
 
 /// A kind of record; each has its own folder and format number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -91,17 +92,21 @@ impl Store {
     ///
     /// # Errors
     /// The record cannot be read.
-    pub fn bytes(&self, table: Table, key: &Digest) -> Result<Option<Vec<u8>>, StoreError> {
+    pub fn bytes(&self, table: Table, key: &Digest) -> Result<Option<Bytes>, StoreError> {
         let path = self.record_path(table, key);
-        let mut bytes = match fs::read(&path) {
+        let bytes = match File::open(&path).and_then(Bytes::of) {
             Ok(bytes) => bytes,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(failed("read", &path)(error)),
         };
         let length = bytes.len().saturating_sub(Digest::LENGTH);
-        let whole = Digest::of(&bytes[..length]).bytes() == &bytes[length..];
-        bytes.truncate(length);
-        Ok(whole.then_some(bytes))
+        let digest = bytes.part(length..bytes.len()).to_vec();
+        let bytes = bytes.first(length);
+        let mut hasher = Hasher::new(io::sink());
+        for part in bytes.parts() {
+            hasher.write_all(part).map_err(failed("read", &path))?;
+        }
+        Ok((hasher.finish().0.bytes() == digest.as_slice()).then_some(bytes))
     }
 
     /// Records for `key` the bytes that `content` writes, the same each time that it is asked,

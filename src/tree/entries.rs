@@ -1,19 +1,35 @@
 //! Where the entries of trees lie: close together, as there may be a million of them.
 
-use rayon::prelude::*;
+use bytemuck::{Pod, Zeroable};
 
 use super::{Node, Tree};
+use crate::digest::Digest;
+use crate::memory::Paths;
 
 /// Entries sorted by path, no path twice.
-#[derive(Clone, Debug, Default)]
+#[derive(Debug, Default)]
 pub(super) struct Entries {
-    /// All paths, one behind another.
-    paths: Vec<u8>,
-    /// Where in `paths` each ends.
-    ends: Vec<usize>,
-    /// What is at each.
-    pub(super) nodes: Vec<Node>,
+    /// Where links lead goes with their paths.
+    paths: Paths<Kept>,
 }
+
+/// An entry, but for where it leads.
+#[derive(Clone, Copy, Debug, Pod, Zeroable)]
+#[repr(C)]
+struct Kept {
+    digest: Digest,
+    size: u64,
+    mode: u32,
+    kind: u32,
+}
+
+// The kinds of entries.
+const DIRECTORY: u32 = 0;
+const OPAQUE: u32 = 1;
+const FILE: u32 = 2;
+const SYMLINK: u32 = 3;
+const HARD_LINK: u32 = 4;
+const WHITEOUT: u32 = 5;
 
 /// Makes a tree of entries that come one by one.
 #[derive(Debug, Default)]
@@ -26,9 +42,8 @@ pub struct Builder {
 impl Builder {
     /// Adds an entry. Those that come in the order of their paths are taken as they come; of two
     /// with the same path the last counts.
-    pub fn add(&mut self, path: &[u8], node: Node) {
-        let last = self.entries.len().checked_sub(1);
-        self.is_unsorted |= last.is_some_and(|last| self.entries.path(last) >= path);
+    pub fn add(&mut self, path: &[u8], node: Node<'_>) {
+        self.is_unsorted |= !self.entries.is_next(path);
         self.entries.push_last(path, node);
     }
 
@@ -45,56 +60,78 @@ impl Builder {
 
 impl Entries {
     pub(super) fn len(&self) -> usize {
-        self.nodes.len()
+        self.paths.len()
     }
 
     pub(super) fn path(&self, number: usize) -> &[u8] {
-        path(&self.paths, &self.ends, number)
+        self.paths.path(number)
     }
 
-    /// Changes entries, on all processors.
-    ///
-    /// # Errors
-    /// Those of `change`.
-    pub(super) fn change<E: Send>(
-        &mut self,
-        change: impl Fn(&[u8], &mut Node) -> Result<(), E> + Sync,
-    ) -> Result<(), E> {
-        let Entries { paths, ends, nodes } = self;
-        let nodes = nodes.par_iter_mut().enumerate();
-        nodes.try_for_each(|(number, node)| change(path(paths, ends, number), node))
-    }
-
-    /// Adds an entry, whose path comes after all others.
-    ///
-    /// # Errors
-    /// It does not; nothing is added then.
-    pub(super) fn push(&mut self, path: &[u8], node: Node) -> Result<(), Node> {
-        if self.len().checked_sub(1).is_some_and(|last| self.path(last) >= path) {
-            return Err(node);
+    pub(super) fn node(&self, number: usize) -> Node<'_> {
+        let Kept { digest, size, mode, kind } = *self.paths.about(number);
+        match kind {
+            DIRECTORY | OPAQUE => Node::Directory { mode, opaque: kind == OPAQUE },
+            FILE => Node::File { mode, size, digest },
+            SYMLINK => Node::Symlink { target: self.paths.besides(number) },
+            HARD_LINK => Node::HardLink { to: self.paths.besides(number) },
+            _ => Node::Whiteout,
         }
-        self.push_last(path, node);
-        Ok(())
     }
 
-    fn push_last(&mut self, path: &[u8], node: Node) {
-        self.paths.extend_from_slice(path);
-        self.ends.push(self.paths.len());
-        self.nodes.push(node);
+    /// Has `content` say what is in each file, on all processors: its digest and its length.
+    ///
+    /// # Errors
+    /// Those of `content`.
+    pub(super) fn read_files<E: Send>(
+        &mut self,
+        content: impl Fn(&[u8]) -> Result<(Digest, u64), E> + Sync,
+    ) -> Result<(), E> {
+        self.paths.try_change(|path, kept| {
+            if kept.kind == FILE {
+                (kept.digest, kept.size) = content(path)?;
+            }
+            Ok(())
+        })
+    }
+
+    /// Whether a path comes after all others.
+    fn is_next(&self, path: &[u8]) -> bool {
+        self.len().checked_sub(1).is_none_or(|last| self.path(last) < path)
+    }
+
+    /// Adds an entry, if its path comes after all others; says whether it does.
+    pub(super) fn push(&mut self, path: &[u8], node: Node<'_>) -> bool {
+        let is_next = self.is_next(path);
+        if is_next {
+            self.push_last(path, node);
+        }
+        is_next
+    }
+
+    fn push_last(&mut self, path: &[u8], node: Node<'_>) {
+        let nothing = Kept { kind: WHITEOUT, ..Kept::zeroed() };
+        let (kept, besides): (Kept, &[u8]) = match node {
+            Node::Directory { mode, opaque } => {
+                (Kept { mode, kind: if opaque { OPAQUE } else { DIRECTORY }, ..nothing }, b"")
+            }
+            Node::File { mode, size, digest } => (Kept { digest, size, mode, kind: FILE }, b""),
+            Node::Symlink { target } => (Kept { kind: SYMLINK, ..nothing }, target),
+            Node::HardLink { to } => (Kept { kind: HARD_LINK, ..nothing }, to),
+            Node::Whiteout => (nothing, b""),
+        };
+        self.paths.push(path, kept, besides);
     }
 
     /// In the order of their paths; of those with the same path the last counts.
-    fn sorted(mut self) -> Entries {
+    fn sorted(self) -> Entries {
         let mut order: Vec<usize> = (0..self.len()).collect();
         order.sort_by(|one, other| self.path(*one).cmp(self.path(*other)));
-        let nodes = std::mem::take(&mut self.nodes).into_iter().map(Some);
-        let mut nodes: Vec<Option<Node>> = nodes.collect();
-        let path = |number| path(&self.paths, &self.ends, number);
         let mut sorted = Entries::default();
         for (at, &number) in order.iter().enumerate() {
-            let is_last = order.get(at + 1).is_none_or(|&next| path(next) != path(number));
-            if let (true, Some(node)) = (is_last, nodes[number].take()) {
-                sorted.push_last(path(number), node);
+            let is_last =
+                order.get(at + 1).is_none_or(|&next| self.path(next) != self.path(number));
+            if is_last {
+                sorted.push_last(self.path(number), self.node(number));
             }
         }
         sorted
@@ -102,13 +139,6 @@ impl Entries {
 
     /// Gives back room that is not used.
     pub(super) fn shrink(&mut self) {
-        self.paths.shrink_to_fit();
-        self.ends.shrink_to_fit();
-        self.nodes.shrink_to_fit();
+        self.paths.shrink();
     }
-}
-
-fn path<'p>(paths: &'p [u8], ends: &[usize], number: usize) -> &'p [u8] {
-    let start = if number == 0 { 0 } else { ends[number - 1] };
-    &paths[start..ends[number]]
 }

@@ -26,6 +26,7 @@ use std::sync::Arc;
 use thiserror::Error;
 
 use crate::digest::{Digest, Fields};
+use crate::memory::Long;
 pub use entries::Builder;
 use entries::Entries;
 
@@ -40,8 +41,8 @@ pub const STAMP: i64 = 315_532_801;
 pub const OPAQUE_ATTRIBUTE: &str = "user.overlay.opaque";
 
 /// One entry of a tree.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Node {
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Node<'t> {
     /// A directory. `opaque` hides what layers below have in it.
     Directory {
         /// Permission bits, the sticky bit included.
@@ -61,12 +62,12 @@ pub enum Node {
     /// A symbolic link.
     Symlink {
         /// Where it points, byte for byte.
-        target: Vec<u8>,
+        target: &'t [u8],
     },
     /// Another name of a regular file of the same tree.
     HardLink {
         /// The first name of that file in path order.
-        to: Vec<u8>,
+        to: &'t [u8],
     },
     /// Removes what layers below have at this path.
     Whiteout,
@@ -79,7 +80,7 @@ pub struct Tree {
     lists: Arc<[Arc<Entries>]>,
     /// Those that are in the tree, in the order of their paths: the number of the list, and that of
     /// the entry there. `None` when all of the first list are.
-    picked: Option<Arc<[(usize, usize)]>>,
+    picked: Option<Arc<Long<[usize; 2]>>>,
 }
 
 impl Default for Tree {
@@ -124,9 +125,9 @@ impl PartialEq for Tree {
 
 impl Eq for Tree {}
 
-impl<P: AsRef<[u8]>> FromIterator<(P, Node)> for Tree {
+impl<'n, P: AsRef<[u8]>> FromIterator<(P, Node<'n>)> for Tree {
     /// As [`Builder::add`] takes them.
-    fn from_iter<I: IntoIterator<Item = (P, Node)>>(entries: I) -> Tree {
+    fn from_iter<I: IntoIterator<Item = (P, Node<'n>)>>(entries: I) -> Tree {
         let mut builder = Builder::default();
         entries.into_iter().for_each(|(path, node)| builder.add(path.as_ref(), node));
         builder.tree()
@@ -152,19 +153,26 @@ impl Tree {
 
     /// The path, without leading slash, and the entry with a number below [`Tree::len`].
     #[must_use]
-    pub fn at(&self, number: usize) -> (&[u8], &Node) {
-        let (list, number) = self.place(number);
-        (self.lists[list].path(number), &self.lists[list].nodes[number])
+    pub fn at(&self, number: usize) -> (&[u8], Node<'_>) {
+        let [list, number] = self.place(number);
+        (self.lists[list].path(number), self.lists[list].node(number))
     }
 
-    fn place(&self, number: usize) -> (usize, usize) {
-        self.picked.as_ref().map_or((0, number), |picked| picked[number])
+    /// The path with a number below [`Tree::len`].
+    #[must_use]
+    pub fn path(&self, number: usize) -> &[u8] {
+        let [list, number] = self.place(number);
+        self.lists[list].path(number)
+    }
+
+    fn place(&self, number: usize) -> [usize; 2] {
+        self.picked.as_ref().map_or([0, number], |picked| *picked.at(number))
     }
 
     /// All entries, in the order of their paths.
     pub fn iter(
         &self,
-    ) -> impl DoubleEndedIterator<Item = (&[u8], &Node)> + ExactSizeIterator + Clone {
+    ) -> impl DoubleEndedIterator<Item = (&[u8], Node<'_>)> + ExactSizeIterator + Clone {
         (0..self.len()).map(|number| self.at(number))
     }
 
@@ -176,7 +184,7 @@ impl Tree {
         let (mut low, mut high) = (0, self.len());
         while low < high {
             let middle = low.midpoint(high);
-            match self.at(middle).0.cmp(path) {
+            match self.path(middle).cmp(path) {
                 Ordering::Less => low = middle + 1,
                 Ordering::Greater => high = middle,
                 Ordering::Equal => return Ok(middle),
@@ -187,7 +195,7 @@ impl Tree {
 
     /// What is at a path.
     #[must_use]
-    pub fn get(&self, path: &[u8]) -> Option<&Node> {
+    pub fn get(&self, path: &[u8]) -> Option<Node<'_>> {
         Some(self.at(self.find(path).ok()?).1)
     }
 
@@ -196,20 +204,20 @@ impl Tree {
     pub fn has_below(&self, directory: &[u8]) -> bool {
         let inside = [directory, b"/"].concat();
         let (Ok(next) | Err(next)) = self.find(&inside);
-        next < self.len() && self.at(next).0.starts_with(&inside)
+        next < self.len() && self.path(next).starts_with(&inside)
     }
 
     /// The tree of the entries with these numbers, which ascend.
     #[must_use]
-    pub fn pick(&self, numbers: Vec<usize>) -> Tree {
+    pub fn pick(&self, numbers: impl IntoIterator<Item = usize>) -> Tree {
         let picked = numbers.into_iter().map(|number| self.place(number)).collect();
-        Tree { lists: Arc::clone(&self.lists), picked: Some(picked) }
+        Tree { lists: Arc::clone(&self.lists), picked: Some(Arc::new(picked)) }
     }
 
     /// The tree of entries of several, in the order of their paths: the number of each tree, and
     /// that of the entry there.
     #[must_use]
-    pub fn joined(trees: &[Tree], entries: impl Iterator<Item = (usize, usize)>) -> Tree {
+    pub fn joined(trees: &[Tree], entries: impl Iterator<Item = [usize; 2]>) -> Tree {
         let mut firsts = Vec::with_capacity(trees.len());
         let mut lists = Vec::new();
         for tree in trees {
@@ -219,11 +227,11 @@ impl Tree {
         if lists.is_empty() {
             return Tree::default();
         }
-        let picked = entries.map(|(tree, number)| {
-            let (list, number) = trees[tree].place(number);
-            (firsts[tree] + list, number)
+        let picked = entries.map(|[tree, number]| {
+            let [list, number] = trees[tree].place(number);
+            [firsts[tree] + list, number]
         });
-        Tree { lists: lists.into(), picked: Some(picked.collect()) }
+        Tree { lists: lists.into(), picked: Some(Arc::new(picked.collect())) }
     }
 
     /// The name of this content.
@@ -235,10 +243,10 @@ impl Tree {
             fields.bytes(path);
             match node {
                 Node::Directory { mode, opaque } => {
-                    fields.text(if *opaque { "opaque" } else { "dir" }).number(u64::from(*mode))
+                    fields.text(if opaque { "opaque" } else { "dir" }).number(u64::from(mode))
                 }
                 Node::File { mode, size, digest } => {
-                    fields.text("file").number(u64::from(*mode)).number(*size).digest(digest)
+                    fields.text("file").number(u64::from(mode)).number(size).digest(&digest)
                 }
                 Node::Symlink { target } => fields.text("link").bytes(target),
                 Node::HardLink { to } => fields.text("hard").bytes(to),
@@ -252,7 +260,7 @@ impl Tree {
     #[must_use]
     pub fn size(&self) -> u64 {
         self.iter()
-            .map(|(_, node)| if let Node::File { size, .. } = node { *size } else { 0 })
+            .map(|(_, node)| if let Node::File { size, .. } = node { size } else { 0 })
             .sum()
     }
 
@@ -270,17 +278,24 @@ impl Tree {
                 missing.insert(rest.to_vec());
             }
         }
-        let folder = |path: Vec<u8>| (path, Node::Directory { mode: 0o755, opaque: false });
-        let there = self.iter().map(|(path, node)| (path.to_vec(), node.clone()));
-        missing.into_iter().map(folder).chain(there).collect()
+        let leading = Node::Directory { mode: 0o755, opaque: false };
+        let mut builder = Builder::default();
+        let mut missing = missing.iter().peekable();
+        for (path, node) in self.iter() {
+            while let Some(folder) = missing.next_if(|folder| folder.as_slice() < path) {
+                builder.add(folder, leading);
+            }
+            builder.add(path, node);
+        }
+        builder.tree()
     }
 
     /// The tree with each name of a file as a file of its own.
     #[must_use]
     pub fn with_files_apart(&self) -> Tree {
-        let apart = |node: &Node| match node {
-            Node::HardLink { to } => self.get(to).unwrap_or(node).clone(),
-            node => node.clone(),
+        let apart = |node| match node {
+            Node::HardLink { to } => self.get(to).unwrap_or(node),
+            node => node,
         };
         self.iter().map(|(path, node)| (path, apart(node))).collect()
     }
@@ -288,10 +303,9 @@ impl Tree {
     /// The tree with what is at a path changed.
     #[cfg(test)]
     #[must_use]
-    pub fn with(&self, path: &str, node: Option<Node>) -> Tree {
+    pub fn with(&self, path: &str, node: Option<Node<'_>>) -> Tree {
         let others = self.iter().filter(|(other, _)| *other != path.as_bytes());
-        let others = others.map(|(path, node)| (path.to_vec(), node.clone()));
-        others.chain(node.map(|node| (path.as_bytes().to_vec(), node))).collect()
+        others.chain(node.map(|node| (path.as_bytes(), node))).collect()
     }
 }
 
@@ -362,7 +376,7 @@ mod tests {
         let (_folder, tree) = sample();
         let picked = tree.pick(vec![0, 2, 4]);
         assert_eq!(paths(&picked), ["b", "b/c", "b/link"]);
-        let alone: Tree = picked.iter().map(|(path, node)| (path, node.clone())).collect();
+        let alone: Tree = picked.iter().collect();
         assert_eq!((&picked, picked.digest()), (&alone, alone.digest()));
         assert_ne!(picked.digest(), tree.digest());
         assert_eq!(paths(&picked.pick(vec![1])), ["b/c"]);
@@ -376,11 +390,11 @@ mod tests {
         let (_folder, tree) = sample();
         let other: Tree = [("a", Node::Whiteout), ("c", Node::Whiteout)].into_iter().collect();
         let trees = [other, tree.pick(vec![0, 1]), tree];
-        let entries = [(0, 0), (1, 0), (1, 1), (2, 4), (0, 1)];
+        let entries = [[0, 0], [1, 0], [1, 1], [2, 4], [0, 1]];
         let joined = Tree::joined(&trees, entries.into_iter());
         assert_eq!(paths(&joined), ["a", "b", "b.first", "b/link", "c"]);
         assert_eq!(joined.get(b"b/link"), trees[2].get(b"b/link"));
-        assert_eq!(paths(&Tree::joined(&[joined], [(0, 3)].into_iter())), ["b/link"]);
+        assert_eq!(paths(&Tree::joined(&[joined], [[0, 3]].into_iter())), ["b/link"]);
         assert!(Tree::joined(&[], [].into_iter()).is_empty());
     }
 
@@ -388,8 +402,8 @@ mod tests {
     fn first_name_in_path_order_holds_the_content() {
         let (_folder, tree) = sample();
         assert!(matches!(tree.get(b"b.first"), Some(Node::File { size: 5, .. })));
-        let link = Node::HardLink { to: b"b.first".to_vec() };
-        assert_eq!(tree.get(b"b/c/file with blank"), Some(&link));
+        let link = Node::HardLink { to: b"b.first" };
+        assert_eq!(tree.get(b"b/c/file with blank"), Some(link));
     }
 
     #[test]

@@ -28,14 +28,10 @@ impl Tree {
         let Scan { mut entries, first_names, .. } = scan;
         drop(first_names);
         entries.shrink();
-        entries.change(|path, node| {
-            if let Node::File { size, digest, .. } = node {
-                let full = root.join(OsStr::from_bytes(path));
-                (*digest, *size) = File::open(&full)
-                    .and_then(Digest::of_reader)
-                    .map_err(|source| TreeError::Io { path: full, source })?;
-            }
-            Ok(())
+        entries.read_files(|path| {
+            let full = root.join(OsStr::from_bytes(path));
+            let read = File::open(&full).and_then(Digest::of_reader);
+            read.map_err(|source| TreeError::Io { path: full, source })
         })?;
         Ok(Tree::of(entries))
     }
@@ -87,13 +83,18 @@ impl Scan {
         let failed = |source| TreeError::Io { path: full.to_owned(), source };
         let metadata = fs::symlink_metadata(full).map_err(failed)?;
         let kind = metadata.file_type();
+        let leads;
         let node = if kind.is_dir() {
             Node::Directory { mode: metadata.mode() & 0o1777, opaque: is_opaque(full)? }
         } else if kind.is_symlink() {
-            let target = fs::read_link(full).map_err(failed)?;
-            Node::Symlink { target: target.into_os_string().into_vec() }
+            leads = fs::read_link(full).map_err(failed)?.into_os_string().into_vec();
+            Node::Symlink { target: &leads }
+        } else if let Some(first) = self.first_name(&metadata) {
+            leads = self.entries.path(first).to_vec();
+            Node::HardLink { to: &leads }
         } else if kind.is_file() {
-            self.file(&metadata)
+            let (mode, size) = (metadata.mode() & 0o777, metadata.len());
+            Node::File { mode, size, digest: self.nothing }
         } else if kind.is_char_device() && metadata.rdev() == 0 {
             Node::Whiteout
         } else {
@@ -107,22 +108,24 @@ impl Scan {
             return Err(TreeError::Special { path: full.to_owned(), kind });
         };
         // The names in a folder are sorted, and no two are the same.
-        self.entries.push(path, node).map_err(|_| failed(io::ErrorKind::InvalidData.into()))
+        match self.entries.push(path, node) {
+            true => Ok(()),
+            false => Err(failed(io::ErrorKind::InvalidData.into())),
+        }
     }
 
-    fn file(&mut self, metadata: &Metadata) -> Node {
-        if metadata.nlink() > 1 {
-            match self.first_names.entry((metadata.dev(), metadata.ino())) {
-                Entry::Occupied(first) => {
-                    return Node::HardLink { to: self.entries.path(*first.get()).to_vec() };
-                }
-                Entry::Vacant(first) => {
-                    first.insert(self.entries.len());
-                }
+    /// The number of the first name of a file that was found under another one before.
+    fn first_name(&mut self, metadata: &Metadata) -> Option<usize> {
+        if !metadata.is_file() || metadata.nlink() < 2 {
+            return None;
+        }
+        match self.first_names.entry((metadata.dev(), metadata.ino())) {
+            Entry::Occupied(first) => Some(*first.get()),
+            Entry::Vacant(first) => {
+                first.insert(self.entries.len());
+                None
             }
         }
-        let mode = metadata.mode() & 0o777;
-        Node::File { mode, size: metadata.len(), digest: self.nothing }
     }
 }
 

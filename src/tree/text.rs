@@ -16,7 +16,7 @@ impl Tree {
         for (path, node) in self.iter() {
             match node {
                 Node::Directory { mode, opaque } => {
-                    write!(to, "{} {mode:o} ", if *opaque { "opaque" } else { "dir" })?;
+                    write!(to, "{} {mode:o} ", if opaque { "opaque" } else { "dir" })?;
                 }
                 Node::File { mode, size, digest } => {
                     write!(to, "file {mode:o} {size} {} ", digest.hex())?;
@@ -37,7 +37,7 @@ impl Tree {
     /// A line that `write_to` would not have written there; those of `from`, of what is `named` so.
     pub fn read_from(mut from: impl BufRead, named: &std::path::Path) -> Result<Tree, TreeError> {
         let mut entries = Entries::default();
-        let mut line = String::new();
+        let (mut line, mut leads) = (String::new(), Vec::new());
         for number in 1.. {
             line.clear();
             let read = from.read_line(&mut line);
@@ -45,8 +45,11 @@ impl Tree {
                 break;
             }
             let malformed = || TreeError::Text { line: number };
-            let (path, node) = parse_line(line.trim_end_matches('\n')).ok_or_else(malformed)?;
-            entries.push(&path, node).map_err(|_| malformed())?;
+            let parsed = parse_line(line.trim_end_matches('\n'), &mut leads);
+            let (path, node) = parsed.ok_or_else(malformed)?;
+            if !entries.push(&path, node) {
+                return Err(malformed());
+            }
         }
         entries.shrink();
         Ok(Tree::of(entries))
@@ -81,7 +84,8 @@ fn unescape(text: &str) -> Option<Vec<u8>> {
     Some(bytes)
 }
 
-fn parse_line(line: &str) -> Option<(Vec<u8>, Node)> {
+/// An entry of a line; `leads` becomes where a link leads.
+fn parse_line<'l>(line: &str, leads: &'l mut Vec<u8>) -> Option<(Vec<u8>, Node<'l>)> {
     let mut words = line.split(' ');
     let mode = |word: Option<&str>| u32::from_str_radix(word?, 8).ok();
     let node = match words.next()? {
@@ -92,8 +96,10 @@ fn parse_line(line: &str) -> Option<(Vec<u8>, Node)> {
             size: words.next()?.parse().ok()?,
             digest: Digest::from_hex(words.next()?).ok()?,
         },
-        "link" => Node::Symlink { target: unescape(words.next()?)? },
-        "hard" => Node::HardLink { to: unescape(words.next()?)? },
+        kind @ ("link" | "hard") => {
+            *leads = unescape(words.next()?)?;
+            if kind == "link" { Node::Symlink { target: leads } } else { Node::HardLink { to: leads } }
+        }
         "gone" => Node::Whiteout,
         _ => return None,
     };

@@ -45,15 +45,15 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("event", &["digest"]),
     ("facts", &[]),
     ("image", &["digest", "layer", "store", "tree"]),
-    ("layer", &["digest", "tree"]),
+    ("layer", &["digest", "memory", "tree"]),
     ("lock", &["digest", "plan"]),
     ("memory", &[]),
     ("plan", &["digest", "tree"]),
     ("registry", &["digest", "download", "event", "image", "layer", "store"]),
-    ("sandbox", &["tree"]),
-    ("source", &["digest", "plan", "tree"]),
-    ("store", &["digest", "tree"]),
-    ("tree", &["digest"]),
+    ("sandbox", &["memory", "tree"]),
+    ("source", &["digest", "memory", "plan", "tree"]),
+    ("store", &["digest", "memory", "tree"]),
+    ("tree", &["digest", "memory"]),
 ];
 
 fn root() -> &'static Path {

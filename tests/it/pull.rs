@@ -51,13 +51,10 @@ fn trees(store: &Store) -> ([(Digest, Tree); 2], Tree) {
     let above = store.keep_tree(&root).unwrap();
     let gone = ["usr/lib/gone", "usr/share/gone", "usr/share/gone/x"].map(str::as_bytes);
     assert!(gone.iter().all(|path| below.1.get(path).is_some()));
-    let entries = |tree: &Tree| {
-        tree.iter().map(|(path, node)| (path.to_vec(), node.clone())).collect::<Vec<_>>()
-    };
-    let expected = entries(&below.1).into_iter().chain(entries(&above.1));
-    let expected = expected.filter(|(path, _)| !gone.contains(&path.as_slice())).collect();
-    let whiteouts = gone[..2].iter().map(|path| (path.to_vec(), Node::Whiteout));
-    let with_whiteouts: Tree = entries(&above.1).into_iter().chain(whiteouts).collect();
+    let expected = below.1.iter().chain(above.1.iter());
+    let expected = expected.filter(|(path, _)| !gone.contains(path)).collect();
+    let whiteouts = gone[..2].iter().map(|path| (*path, Node::Whiteout));
+    let with_whiteouts: Tree = above.1.iter().chain(whiteouts).collect();
     ([below, (above.0, with_whiteouts.with_parents())], expected)
 }
 

@@ -131,7 +131,7 @@ fn tars(layers: &[Made]) -> Vec<(Vec<u8>, Digest)> {
 fn listed(root: &Path) -> Vec<String> {
     let tree = Tree::scan(root).expect("scan");
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    let line = |(path, node): (&[u8], &Node)| match node {
+    let line = |(path, node): (&[u8], Node<'_>)| match node {
         Node::Directory { .. } => format!("{}/", text(path)),
         Node::File { .. } => {
             let name = std::os::unix::ffi::OsStrExt::from_bytes(path);

@@ -1,4 +1,9 @@
-//! How much freed memory the allocator keeps for itself.
+//! How much memory forge takes, however large the image.
+//!
+//! What there is of each file is in [`Long`] lists, [`Paths`] and [`Bytes`]: those that grow long
+//! lie in files of the disk, mapped, and no more of them is in memory than is being looked at.
+//!
+//! And how much freed memory the allocator keeps for itself:
 //!
 //! glibc gives each new thread an arena of its own, up to eight for each processor, and what
 //! a thread has freed stays with its arena: the more processors and phases of a build, the
@@ -6,6 +11,14 @@
 //! and held 170; with two arenas 108, in the same time.
 //!
 //! Other C libraries have one heap, or an allocator that this says nothing to.
+
+mod bytes;
+mod long;
+mod paths;
+
+pub use bytes::Bytes;
+pub use long::{Long, keep_in};
+pub use paths::Paths;
 
 /// Arenas that threads share. Small pieces come from a cache that each thread has anyway.
 #[cfg(target_env = "gnu")]

@@ -1,0 +1,332 @@
+//! A list that may grow very long.
+
+use std::fmt::{self, Debug, Formatter};
+use std::fs::File;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+
+use bytemuck::Pod;
+use memmap2::{MmapMut, RemapOptions, UncheckedAdvice};
+use rustix::fs::FallocateFlags;
+use rustix::io::Errno;
+
+/// Bytes up to which a list stays in memory: what tens of thousands of files need.
+pub(super) const IN_MEMORY: usize = 2 << 20;
+
+/// Whoever goes through a list that lies in a file has each time that he passes so many bytes
+/// what he has read and written taken out of memory: it is in the file.
+pub(super) const AT_ONCE: usize = 1 << 20;
+
+/// Where files of long lists are made.
+static FOLDER: Mutex<Option<PathBuf>> = Mutex::new(None);
+
+/// Has long lists kept in files in this folder; they have no name there. Without a folder, and
+/// where it gives no room, lists stay in memory: then it takes as much as they need, and nothing
+/// else is different.
+pub fn keep_in(folder: &Path) {
+    *FOLDER.lock().unwrap_or_else(PoisonError::into_inner) = Some(folder.to_owned());
+}
+
+/// A list that grows at its end: in memory, or in a file where it is long.
+pub struct Long<T> {
+    place: Place<T>,
+}
+
+enum Place<T> {
+    Memory(Vec<T>),
+    File { file: File, mapped: MmapMut, length: usize },
+}
+
+impl<T> Default for Long<T> {
+    fn default() -> Long<T> {
+        Long { place: Place::Memory(Vec::new()) }
+    }
+}
+
+impl<T: Pod + Debug> Debug for Long<T> {
+    fn fmt(&self, to: &mut Formatter<'_>) -> fmt::Result {
+        to.debug_list().entries(self.all()).finish()
+    }
+}
+
+impl<T: Pod> Extend<T> for Long<T> {
+    fn extend<I: IntoIterator<Item = T>>(&mut self, items: I) {
+        items.into_iter().for_each(|item| self.push(item));
+    }
+}
+
+impl<T: Pod> FromIterator<T> for Long<T> {
+    fn from_iter<I: IntoIterator<Item = T>>(items: I) -> Long<T> {
+        let mut list = Long::default();
+        list.extend(items);
+        list.shrink();
+        list
+    }
+}
+
+impl<T: Pod> Long<T> {
+    /// How many items there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        match &self.place {
+            Place::Memory(items) => items.len(),
+            Place::File { length, .. } => *length,
+        }
+    }
+
+    fn all(&self) -> &[T] {
+        match &self.place {
+            Place::Memory(items) => items,
+            Place::File { mapped, length, .. } => {
+                bytemuck::cast_slice(&mapped[..length * size_of::<T>()])
+            }
+        }
+    }
+
+    fn all_mut(&mut self) -> &mut [T] {
+        match &mut self.place {
+            Place::Memory(items) => items,
+            Place::File { mapped, length, .. } => {
+                bytemuck::cast_slice_mut(&mut mapped[..*length * size_of::<T>()])
+            }
+        }
+    }
+
+    /// The item with a number below [`Long::len`].
+    #[must_use]
+    pub fn at(&self, number: usize) -> &T {
+        self.pass(number, number + 1);
+        &self.all()[number]
+    }
+
+    /// All items.
+    pub fn iter(&self) -> impl DoubleEndedIterator<Item = T> + ExactSizeIterator {
+        (0..self.len()).map(|number| *self.at(number))
+    }
+
+    /// Changes the item with a number below [`Long::len`].
+    pub fn set(&mut self, number: usize, item: T) {
+        self.pass(number, number + 1);
+        self.all_mut()[number] = item;
+    }
+
+    /// Items that lie next to each other.
+    #[must_use]
+    pub fn slice(&self, from: usize, to: usize) -> &[T] {
+        self.pass(from, to);
+        &self.all()[from..to]
+    }
+
+    /// Has items changed that lie next to each other, so many that all processors have something
+    /// to do; `change` is told the number of the first.
+    ///
+    /// # Errors
+    /// Those of `change`.
+    pub fn try_change<E>(
+        &mut self,
+        mut change: impl FnMut(usize, &mut [T]) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let at_once = (4 * AT_ONCE / size_of::<T>()).max(1);
+        for from in (0..self.len()).step_by(at_once) {
+            let to = self.len().min(from + at_once);
+            change(from, &mut self.all_mut()[from..to])?;
+            self.let_go();
+        }
+        Ok(())
+    }
+
+    /// Adds an item.
+    pub fn push(&mut self, item: T) {
+        self.extend_from_slice(&[item]);
+    }
+
+    /// Adds items.
+    pub fn extend_from_slice(&mut self, items: &[T]) {
+        let (from, to) = (self.len(), self.len() + items.len());
+        self.make_room(to);
+        match &mut self.place {
+            Place::Memory(all) => all.extend_from_slice(items),
+            Place::File { length, .. } => {
+                *length = to;
+                self.all_mut()[from..].copy_from_slice(items);
+            }
+        }
+        self.pass(from, to);
+    }
+
+    /// Sees to it that there is room for so many items.
+    fn make_room(&mut self, items: usize) {
+        let place = match &mut self.place {
+            Place::Memory(all) => {
+                // Asked for once each time that it grows.
+                if items <= all.capacity() || items * size_of::<T>() <= IN_MEMORY {
+                    return;
+                }
+                folder().ok_or(()).and_then(|folder| in_file(&folder, all, items).map_err(drop))
+            }
+            Place::File { file, mapped, .. } => {
+                let (now, wanted) = (mapped.len(), items * size_of::<T>());
+                if wanted <= now {
+                    return;
+                }
+                match grow(file, mapped, wanted.max(now + now / 4)) {
+                    Ok(()) => return,
+                    Err(_) => Err(()),
+                }
+            }
+        };
+        // Where no file can be had, it is in memory: nothing else is different.
+        self.place = place.unwrap_or_else(|()| {
+            let mut all = match std::mem::replace(&mut self.place, Place::Memory(Vec::new())) {
+                Place::Memory(all) => all,
+                place @ Place::File { .. } => Long { place }.all().to_vec(),
+            };
+            all.reserve(items - all.len());
+            Place::Memory(all)
+        });
+    }
+
+    /// Gives back room that is not used.
+    pub fn shrink(&mut self) {
+        if let Place::Memory(items) = &mut self.place {
+            items.shrink_to_fit();
+        }
+    }
+
+    /// Sorts the items.
+    pub fn sort(&mut self)
+    where
+        T: Ord,
+    {
+        self.all_mut().sort_unstable();
+        self.let_go();
+    }
+
+    /// Lets go of what is in memory of a file, each time that a part of it was passed.
+    fn pass(&self, from: usize, to: usize) {
+        if let Place::File { .. } = self.place
+            && from * size_of::<T>() / AT_ONCE != to * size_of::<T>() / AT_ONCE
+        {
+            self.let_go();
+        }
+    }
+
+    fn let_go(&self) {
+        if let Place::File { mapped, .. } = &self.place {
+            // SAFETY: the mapping is shared with its file, which has all that was written; who
+            // reads it next, in whatever thread, has the same bytes from there.
+            #[allow(unsafe_code, reason = "there is no safe way to say it")]
+            let _stays_in_memory_if_refused =
+                unsafe { mapped.unchecked_advise(UncheckedAdvice::DontNeed) };
+        }
+    }
+}
+
+fn folder() -> Option<PathBuf> {
+    FOLDER.lock().unwrap_or_else(PoisonError::into_inner).clone()
+}
+
+/// A list with room for so many items, and more, in a file.
+fn in_file<T: Pod>(folder: &Path, all: &[T], items: usize) -> io::Result<Place<T>> {
+    let file = tempfile::tempfile_in(folder)?;
+    reserve(&file, items * size_of::<T>() * 2)?;
+    // SAFETY: the file has no name, so nobody else can make it shorter, and its room is there.
+    #[allow(unsafe_code, reason = "files are mapped no other way")]
+    let mut mapped = unsafe { MmapMut::map_mut(&file)? };
+    let bytes = bytemuck::cast_slice(all);
+    mapped[..bytes.len()].copy_from_slice(bytes);
+    Ok(Place::File { file, mapped, length: all.len() })
+}
+
+fn grow(file: &File, mapped: &mut MmapMut, wanted: usize) -> io::Result<()> {
+    reserve(file, wanted)?;
+    // SAFETY: whoever holds the mapping alone refers to nothing in it, and the file has the room.
+    #[allow(unsafe_code, reason = "there is no safe way to do it")]
+    unsafe {
+        mapped.remap(wanted, RemapOptions::new().may_move(true))
+    }
+}
+
+/// Makes a file so long, and sees to it that there is room for it on the disk: what is written
+/// into a mapping and finds none ends the process.
+fn reserve(mut file: &File, length: usize) -> io::Result<()> {
+    match rustix::fs::fallocate(file, FallocateFlags::empty(), 0, length as u64) {
+        Err(Errno::OPNOTSUPP | Errno::NOSYS) => {
+            let mut left = length.saturating_sub(usize::try_from(file.metadata()?.len()).unwrap_or(0));
+            let zeros = vec![0; AT_ONCE.min(left)];
+            io::Seek::seek(&mut file, io::SeekFrom::End(0))?;
+            while left > 0 {
+                let now = zeros.len().min(left);
+                file.write_all(&zeros[..now])?;
+                left -= now;
+            }
+            Ok(())
+        }
+        done => Ok(done?),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn resident(list: &Long<u64>) -> usize {
+        let Place::File { mapped, .. } = &list.place else { return usize::MAX };
+        let start = mapped.as_ptr() as usize;
+        let maps = std::fs::read_to_string("/proc/self/smaps").expect("maps");
+        let mut lines = maps.lines().skip_while(|line| !line.starts_with(&format!("{start:x}-")));
+        let line = lines.find(|line| line.starts_with("Rss:")).expect("said");
+        line.split_whitespace().nth(1).expect("a number").parse().expect("a number")
+    }
+
+    fn filed(folder: &Path) -> Long<u64> {
+        Long { place: in_file(folder, &[], 1).expect("a file") }
+    }
+
+    #[test]
+    fn long_lists_lie_in_files() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let mut list = filed(folder.path());
+        let count = 3_000_000;
+        list.extend((0..count).map(|number| number * 7));
+        assert!(matches!(list.place, Place::File { .. }));
+        assert_eq!(std::fs::read_dir(folder.path()).expect("there").count(), 0);
+        assert!(list.iter().eq((0..count).map(|number| number * 7)));
+        // In kilobytes; the list has 24 000.
+        assert!(resident(&list) < 3_000, "{}", resident(&list));
+        list.try_change(|from, part| {
+            let from = from as u64;
+            part.iter_mut().zip(from..).for_each(|(item, number)| *item = count - number);
+            Ok::<(), ()>(())
+        })
+        .expect("changed");
+        assert_eq!(list.slice(10, 12), [count - 10, count - 11]);
+        list.set(0, 0);
+        list.sort();
+        assert!(list.iter().eq(0..count));
+        assert!(resident(&list) < 3_000, "{}", resident(&list));
+    }
+
+    #[test]
+    fn without_room_they_stay_in_memory() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let mut list = filed(folder.path());
+        list.extend(0..1000);
+        // A file that does not grow.
+        if let Place::File { file, .. } = &mut list.place {
+            *file = File::open("/proc/self/exe").expect("open");
+        }
+        list.extend(1000..500_000);
+        assert!(matches!(list.place, Place::Memory(_)));
+        assert!(list.iter().eq(0..500_000));
+        assert!(in_file::<u64>(Path::new("/proc/none"), &[], 1).is_err());
+    }
+
+    #[test]
+    fn short_lists_stay_in_memory() {
+        let list: Long<[u8; 8]> = (0..1000_u64).map(u64::to_le_bytes).collect();
+        assert!(matches!(list.place, Place::Memory(_)));
+        assert_eq!(*list.at(999), 999_u64.to_le_bytes());
+    }
+}
