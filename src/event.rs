@@ -69,6 +69,11 @@ pub enum Reason {
         /// The file.
         path: String,
     },
+    /// There are more files of which one of these is so.
+    MoreFiles {
+        /// How many.
+        count: usize,
+    },
     /// Nothing differs; its result is not in the store any more.
     Lost,
     /// It was asked for: `--check`, `--verify-trace`.

@@ -35,7 +35,7 @@ pub(super) fn text(
     // Of most files that count no rule says anything.
     let paths = snapshot.files().chain(snapshot.links());
     let mut paths: BTreeMap<&str, Option<&Decision>> = paths.map(|path| (path, None)).collect();
-    paths.extend(snapshot.decisions.iter().map(|(path, decision)| (&**path, Some(decision))));
+    paths.extend(snapshot.decisions.iter().map(|(path, decision)| (path, Some(decision))));
     for (path, decision) in paths {
         let seen = format!("{APP_FOLDER}/{path}");
         let selected = given.get(seen.as_bytes()).is_some();

@@ -71,7 +71,7 @@ pub(super) fn with_left_out(failure: Failure, snapshot: &Snapshot) -> Failure {
         for word in text.split(|c: char| c.is_whitespace() || "`'\"(),;".contains(c)) {
             let path = word.trim_end_matches(['.', ':', '/']).trim_start_matches("./");
             // A word of the sentence may be the name of a folder, but hardly of a file.
-            let meant = path.contains(['.', '/']) || snapshot.decisions.contains_key(path);
+            let meant = path.contains(['.', '/']) || snapshot.decisions.get(path).is_some();
             let Some(decision) = snapshot.excluded_by(path).filter(|_| meant) else { continue };
             let line = format!("`{path}` is there, and a rule leaves it out: {}", decision.rule);
             if decision.by != By::BuiltIn && !advice.contains(&line) && advice.len() < RULES_NAMED {
@@ -89,7 +89,7 @@ fn needed(snapshot: &Snapshot, by: By) -> Option<Notice> {
         .decisions
         .iter()
         .filter(|(_, decision)| decided(decision))
-        .map(|(path, _)| path.as_str())
+        .map(|(path, _)| path)
         .collect();
     let named = named(&paths)?;
     let goes = if paths.len() == 1 { "is ignored and goes" } else { "are ignored and go" };
@@ -120,18 +120,16 @@ fn dockerignore(snapshot: &Snapshot) -> Option<Notice> {
         ));
     }
     let hidden = |decision: &Decision| decision.by == By::Docker && !decision.included;
-    let (folders, files): (Vec<&str>, Vec<&str>) = snapshot
-        .decisions
-        .iter()
-        .filter(|(_, decision)| hidden(decision))
-        .map(|(path, _)| path.as_str())
-        .partition(|path| path.ends_with('/'));
+    let (mut folders, mut files) = (0, 0);
+    for (path, _) in snapshot.decisions.iter().filter(|(_, decision)| hidden(decision)) {
+        *(if path.ends_with('/') { &mut folders } else { &mut files }) += 1;
+    }
     let counted = |number: usize, one: &str| match number {
         0 => None,
         1 => Some(format!("one {one}")),
         number => Some(format!("{number} {one}s")),
     };
-    let parts: Vec<String> = [counted(files.len(), "file"), counted(folders.len(), "folder")]
+    let parts: Vec<String> = [counted(files, "file"), counted(folders, "folder")]
         .into_iter()
         .flatten()
         .collect();

@@ -149,7 +149,8 @@ pub(super) fn summary(reasons: &[Reason]) -> String {
         return String::new();
     }
     let named: Vec<String> = reasons.iter().take(NAMED).map(words).collect();
-    let more = match reasons.len().saturating_sub(NAMED) {
+    let count = |reason: &Reason| if let Reason::MoreFiles { count } = reason { *count } else { 1 };
+    let more = match reasons.iter().skip(NAMED).map(count).sum::<usize>() {
         0 => String::new(),
         more => format!(", and {more} more"),
     };
@@ -174,6 +175,7 @@ fn words(reason: &Reason) -> String {
         Reason::FileIs { path } => format!("{} is of another kind or mode", shown(path)),
         Reason::FileAdded { path } => format!("{} is new", shown(path)),
         Reason::FileRemoved { path } => format!("{} is gone", shown(path)),
+        Reason::MoreFiles { count } => format!("{count} more files are not what they were"),
         Reason::Lost => "its result was not in the store any more".to_owned(),
         Reason::Checked => "it was to be checked".to_owned(),
     }
@@ -192,5 +194,7 @@ mod tests {
             summary(&[file("a"), file("b"), file("c"), file("d")]),
             ": a has changed, b has changed, and 2 more"
         );
+        let many = [file("a"), file("b"), file("c"), Reason::MoreFiles { count: 7 }];
+        assert_eq!(summary(&many), ": a has changed, b has changed, and 8 more");
     }
 }

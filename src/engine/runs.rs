@@ -19,6 +19,9 @@ use crate::plan::{Action, Plan, Selection, Step};
 use crate::store::{Store, StoreError, Table};
 use crate::tree::{Node, Tree};
 
+/// Files that are named as reasons; of more, only the number is told.
+const MOST_NAMED: usize = 1000;
+
 /// What a step's result was made or found with.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Run {
@@ -254,7 +257,7 @@ impl Run {
             }
         }
         let counts = |path: &str| before.read.as_ref().is_none_or(|read| read.0.contains(path));
-        found.extend(self.files.differing(&before.files).filter_map(|pair| match pair {
+        let of_files = self.files.differing(&before.files).filter_map(|pair| match pair {
             (None, None) => None,
             (None, Some((path, ..))) => Some(Reason::FileAdded { path: path.to_owned() }),
             (Some((path, ..)), None) => Some(Reason::FileRemoved { path: path.to_owned() }),
@@ -264,7 +267,11 @@ impl Run {
             (Some((path, ..)), Some(_)) => {
                 counts(path).then(|| Reason::FileChanged { path: path.to_owned() })
             }
-        }));
+        });
+        let mut of_files = of_files.fuse();
+        found.extend(of_files.by_ref().take(MOST_NAMED));
+        let count = of_files.count();
+        found.extend((count > 0).then_some(Reason::MoreFiles { count }));
         found
     }
 }

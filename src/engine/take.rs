@@ -226,7 +226,7 @@ mod tests {
         entries.iter().cloned().collect::<Tree>().with_parents()
     }
 
-    fn file(content: &str) -> Node {
+    fn file(content: &str) -> Node<'static> {
         Node::File {
             mode: 0o644,
             size: content.len() as u64,

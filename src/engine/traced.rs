@@ -11,7 +11,7 @@ use crate::digest::{Digest, Fields};
 use crate::event::{Event, Reason};
 use crate::plan::recorded::{PathSet, PathSets, strong_key, weak_key};
 use crate::plan::{Action, Step};
-use crate::sandbox::Reads;
+use crate::sandbox::{MOST_READ, Reads};
 use crate::store::Table;
 use crate::tree::{Node, Tree};
 
@@ -232,10 +232,11 @@ impl Engine<'_> {
         self.store.remove(Table::Outputs, strong)?;
         self.store.remove(Table::Outputs, &recalled_key(key))?;
         self.store.put(Table::Outputs, key, &output)?;
-        if let Some(strong) = strong_key(weak, &all, app) {
+        if let Some(strong) = all.as_ref().and_then(|all| strong_key(weak, all, app)) {
             self.store.put(Table::Outputs, &strong, &output)?;
         }
-        let sets = PathSets { sets: vec![all], distrusted: true };
+        // Without a set the step is known by all that it is given alone.
+        let sets = PathSets { sets: all.into_iter().collect(), distrusted: true };
         self.store.put(Table::Recordings, weak, &sets)?;
         let known =
             if self.store.has_tree(tree) { self.store.read_tree(tree)? } else { Tree::default() };
@@ -269,6 +270,16 @@ impl Engine<'_> {
         reads: Option<&Reads>,
         tree: Digest,
     ) -> Result<(), EngineError> {
+        if reads == Some(&Reads::Many) {
+            self.events.notice(
+                format!(
+                    "`{}` runs again after any change of the app's files: it reads more than {MOST_READ} of them",
+                    step.name
+                ),
+                Some("leave out what it need not read, in .forgeignore".to_owned()),
+            );
+            return Ok(());
+        }
         let Some(read) = reads.and_then(path_set) else {
             self.events.notice(
                 format!(
@@ -280,7 +291,8 @@ impl Engine<'_> {
             return Ok(());
         };
         let distrusted = self.path_sets(&traced.weak)?.distrusted;
-        let read = if distrusted { PathSet::all(&traced.app) } else { read };
+        let read = if distrusted { PathSet::all(&traced.app) } else { Some(read) };
+        let Some(read) = read else { return Ok(()) };
         let Some(strong) = strong_key(&traced.weak, &read, &traced.app) else { return Ok(()) };
         self.store.put(Table::Outputs, &strong, &Output::made(step, tree))?;
         self.add_path_set(traced, &read)?;

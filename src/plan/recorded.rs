@@ -36,6 +36,9 @@ const TRACING: u64 = 1;
 /// Path sets that are kept under one weak key.
 pub const MOST: usize = 8;
 
+/// Paths that are kept under one weak key, of all sets together, and in one set.
+pub const MOST_PATHS: usize = 100_000;
+
 /// The files that a run has read, by path in the image without leading slash. Sorted.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
@@ -60,20 +63,28 @@ impl PathSets {
         }
         self.sets.retain(|known| known != set);
         self.sets.insert(0, set.clone());
-        self.sets.truncate(MOST);
+        let mut left = MOST_PATHS;
+        let fits = |set: &&PathSet| {
+            let fits = set.0.len() <= left;
+            left = left.saturating_sub(set.0.len());
+            fits
+        };
+        let fitting = self.sets.iter().take(MOST).take_while(fits).count();
+        self.sets.truncate(fitting.max(1));
         true
     }
 }
 
 impl PathSet {
-    /// All files of a tree.
+    /// All files of a tree; `None` where they are too many to be listed.
     #[must_use]
-    pub fn all(app: &Tree) -> PathSet {
-        let files = app
-            .iter()
-            .filter(|(_, node)| matches!(node, Node::File { .. } | Node::HardLink { .. }));
+    pub fn all(app: &Tree) -> Option<PathSet> {
+        let is_file = |node| matches!(node, Node::File { .. } | Node::HardLink { .. });
+        let mut files = app.iter().filter(|(_, node)| is_file(*node)).map(|(path, _)| path);
         // The app's files have names that are UTF-8.
-        PathSet(files.filter_map(|(path, _)| String::from_utf8(path.to_vec()).ok()).collect())
+        let text = |path: &[u8]| String::from_utf8(path.to_vec()).ok();
+        let all = files.by_ref().take(MOST_PATHS).filter_map(text).collect();
+        files.next().is_none().then_some(PathSet(all))
     }
 }
 
@@ -125,7 +136,7 @@ mod tests {
     use super::super::tests::step;
     use super::*;
 
-    fn file(content: &str) -> Node {
+    fn file(content: &str) -> Node<'static> {
         Node::File {
             mode: 0o644,
             size: content.len() as u64,
@@ -217,9 +228,18 @@ mod tests {
         assert!(sets.add(&named(5)));
         assert_eq!((sets.sets.len(), &sets.sets[0]), (MOST, &named(5)));
         assert!(!sets.add(&named(5)));
+        let long = |from: usize, count: usize| {
+            PathSet((from..from + count).map(|number| format!("{number:07}")).collect())
+        };
+        let half = MOST_PATHS / 2;
+        // Those behind that do not fit any more are dropped.
+        for (from, count, kept) in [(0, half, 8), (1, half, 2), (2, half, 2), (3, half + 1, 1)] {
+            assert!(sets.add(&long(from, count)));
+            assert_eq!(sets.sets.len(), kept, "{from}");
+        }
         sets.distrusted = true;
         assert!(!sets.add(&named(6)));
-        assert_eq!(PathSet::all(&app()), set(&["workspace/a", "workspace/b"]));
+        assert_eq!(PathSet::all(&app()), Some(set(&["workspace/a", "workspace/b"])));
     }
 
     /// Pins the encoding: another one makes every recording useless.

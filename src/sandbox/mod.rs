@@ -37,7 +37,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 pub use child::main as child_main;
-pub use recording::Reads;
+pub use recording::{MOST_READ, Reads};
 use recording::Recording;
 
 /// The hidden argument with which this program becomes a sandbox's first process.

@@ -28,6 +28,9 @@ use super::noted::{Folders, Noted, Notes, failed};
 use super::{Given, SandboxError, Spec};
 use crate::tree::STAMP;
 
+/// Files that are listed, at most: a list is asked for each time that the step may be known.
+pub const MOST_READ: usize = 100_000;
+
 /// The access time of a file that nobody has read, in seconds.
 const UNREAD: i64 = 1;
 
@@ -41,6 +44,8 @@ const MAPPED: &str = ".forge-canary-mapped";
 pub enum Reads {
     /// These files, of those that were in `upper/`, by path below it.
     Files(BTreeSet<PathBuf>),
+    /// More files than can be listed: [`MOST_READ`].
+    Many,
     /// Nothing: this file system keeps no access times.
     Unknown,
 }
@@ -87,6 +92,9 @@ impl Recording {
             let there = folders.look(path)?;
             let untouched =
                 there.is_some_and(|there| Noted::of(&there) == noted && there.atime() == UNREAD);
+            if !untouched && read.len() == MOST_READ {
+                return Ok(Reads::Many);
+            }
             if !untouched {
                 read.insert(path.to_owned());
             }

@@ -3,6 +3,7 @@
 //!
 //! A [`Snapshot`] is taken once a build. Nothing here judges what the app is.
 
+mod decided;
 mod dockerignore;
 mod project;
 mod rules;
@@ -10,7 +11,6 @@ mod seen;
 mod select;
 mod walk;
 
-use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io;
@@ -26,6 +26,7 @@ use crate::digest::Digest;
 use crate::plan::APP_FOLDER;
 use crate::tree::{Node, Tree};
 
+pub use decided::Decisions;
 pub use rules::{By, Decision, IgnoredConfig, Matching, Rules, matcher, matching};
 pub use seen::Seen;
 pub use select::Remembered;
@@ -50,9 +51,8 @@ pub struct Snapshot {
     pub root: PathBuf,
     /// The files and links as they will stand in the image, with the folders that lead there.
     tree: Tree,
-    /// Of each path that was looked at, the rule that decided, if one said anything; folders
-    /// that are excluded whole, with `/` behind them, stand for all that is in them.
-    pub decisions: BTreeMap<String, Decision>,
+    /// Of each path that was looked at, the rule that decided, if one said anything.
+    pub decisions: Arc<Decisions>,
     /// The heart of the app that the `.dockerignore` hides, which therefore is for
     /// another image and not used.
     pub unfit_dockerignore: Option<String>,
@@ -159,7 +159,7 @@ impl Snapshot {
             unfit_dockerignore: rules.unfit.clone(),
             root,
             tree: walked.tree,
-            decisions: walked.decisions.into_iter().collect(),
+            decisions: Arc::new(walked.decisions),
             name: walked.name,
             selected: Arc::default(),
         };

@@ -195,7 +195,7 @@ const JAVASCRIPT_LOCKS: &[&str] = &[
 const HEARTS: &[&str] = &["manage.py", "config/application.rb", "config.ru"];
 
 /// Who had the last word about a path.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum By {
     /// No rule spoke.
     Nobody,
@@ -216,7 +216,7 @@ pub enum By {
 }
 
 /// Why a path is in or out.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Decision {
     /// Whether the path counts.
     pub included: bool,

@@ -16,6 +16,7 @@ use std::{slice, vec};
 use rayon::prelude::*;
 use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, RawDir};
 
+use super::decided::{Deciding, Decisions};
 use super::rules::{AppRules, By, Decision, IgnoredConfig, LOCKS, Nested, example_of};
 use super::seen::{Entries, Folder, Found, Kind, Known, Noted, Notes, Seen, Stamp};
 use super::{SourceError, failed};
@@ -38,7 +39,7 @@ pub(super) struct Walked {
     /// The files and links that count, and the folders that lead there.
     pub(super) tree: Tree,
     /// What a rule said, by path; with `/` behind it of a folder, and of all in it.
-    pub(super) decisions: Vec<(String, Decision)>,
+    pub(super) decisions: Decisions,
     /// What the next walk need not find out again.
     pub(super) folders: Vec<(String, Folder)>,
     /// A name of the files and links: where it is the same, they are.
@@ -227,7 +228,7 @@ fn in_order(looked: Vec<Looked>, kept: Vec<Folder>) -> Walked {
     let mut path = APP_FOLDER.to_owned();
     let mut tree = Builder::default();
     tree.add(path.as_bytes(), leading());
-    let mut decisions = Vec::new();
+    let mut decisions = Deciding::default();
     let mut whole = Fields::new("forge-source-files");
     let mut enter = |looked: &Looked| {
         if let Some(name) = &looked.name {
@@ -254,7 +255,7 @@ fn in_order(looked: Vec<Looked>, kept: Vec<Folder>) -> Walked {
         if let Some(decision) = decision
             && known.found != Found::Folder
         {
-            decisions.push((path[APP_FOLDER.len() + 1..].to_owned(), (**decision).clone()));
+            decisions.add(&path[APP_FOLDER.len() + 1..], decision);
         }
         match known.found {
             Found::Nothing => {}
@@ -275,7 +276,7 @@ fn in_order(looked: Vec<Looked>, kept: Vec<Folder>) -> Walked {
     }
     drop(open);
     let folders = looked.into_iter().map(|looked| looked.path).zip(kept).collect();
-    Walked { tree: tree.tree(), decisions, folders, name: whole.finish() }
+    Walked { tree: tree.tree(), decisions: decisions.end(), folders, name: whole.finish() }
 }
 
 impl Walk<'_> {

@@ -27,11 +27,19 @@ pub(super) struct Target {
     root: Rc<OwnedFd>,
     /// Folders by the path that led to them, for as long as no link on the way changes.
     open: HashMap<Vec<u8>, Folder>,
-    /// Paths, without links, that the layer at hand has written; its whiteouts spare them.
-    own: HashSet<Vec<u8>>,
+    /// Names of the paths, without links, that the layer at hand has written, where its whiteouts
+    /// shall spare them.
+    own: HashSet<[u8; 16]>,
     /// Whether whiteouts are written down instead of obeyed.
     pub(super) keeps_whiteouts: bool,
     pub(super) unpacked: Unpacked,
+}
+
+/// A short name of a path: a layer may have very many. That two have the same does not happen.
+fn named(path: &[u8]) -> [u8; 16] {
+    let mut name = [0; 16];
+    name.copy_from_slice(&Digest::of(path).bytes()[..16]);
+    name
 }
 
 impl Target {
@@ -167,7 +175,7 @@ impl Target {
         }
         // A chmod, because mkdir is subject to the umask; nobody else writes here.
         fchmod(open_child(&parent, &name)?, Mode::from_raw_mode(mode & 0o1777 | 0o700))?;
-        self.mark(path);
+        self.mark(&path);
         Ok(())
     }
 
@@ -186,7 +194,7 @@ impl Target {
             return Err(Problem::Refused("is cut off"));
         }
         fchmod(&file, Mode::from_raw_mode(mode & 0o777))?;
-        self.mark(path.clone());
+        self.mark(&path);
         Ok(path)
     }
 
@@ -195,7 +203,7 @@ impl Target {
         let (parent, name, path) = self.place(path)?;
         self.remove(&parent, &name, &path)?;
         symlinkat(&*to, &*parent, &*name)?;
-        self.mark(path);
+        self.mark(&path);
         Ok(())
     }
 
@@ -224,7 +232,7 @@ impl Target {
             }
             None => return Err(absent),
         }
-        self.mark(path);
+        self.mark(&path);
         Ok(())
     }
 
@@ -241,7 +249,7 @@ impl Target {
         let (parent, name, path) = self.place(path)?;
         self.remove(&parent, &name, &path)?;
         mknodat(&*parent, &*name, FileType::CharacterDevice, Mode::empty(), 0)?;
-        self.mark(path);
+        self.mark(&path);
         Ok(())
     }
 
@@ -258,7 +266,7 @@ impl Target {
         let Some((parent, place)) = self.folder_if_any(folder)? else { return Ok(()) };
         let path = joined(&place, name);
         let name = c_string(name)?;
-        if !self.own.contains(&path) {
+        if !self.own.contains(&named(&path)) {
             self.remove(&parent, &name, &path)
         } else if kind_of(&parent, &name)? == Some(FileType::Directory) {
             self.clear(&open_child(&parent, &name)?, &path)
@@ -277,7 +285,7 @@ impl Target {
     fn clear(&mut self, folder: &OwnedFd, path: &[u8]) -> Result<(), Problem> {
         for name in names(folder)? {
             let child = joined(path, name.to_bytes());
-            if !self.own.contains(&child) {
+            if !self.own.contains(&named(&child)) {
                 self.remove(folder, &name, &child)?;
             } else if kind_of(folder, &name)? == Some(FileType::Directory) {
                 self.clear(&open_child(folder, &name)?, &child)?;
@@ -320,11 +328,10 @@ impl Target {
     }
 
     /// Notes that this layer has written `path`, and so the folders that lead there.
-    fn mark(&mut self, path: Vec<u8>) {
+    fn mark(&mut self, path: &[u8]) {
         let mut path = path;
-        while !path.is_empty() && !self.own.contains(&path) {
-            let folder = split(&path).0.to_vec();
-            self.own.insert(std::mem::replace(&mut path, folder));
+        while !self.keeps_whiteouts && !path.is_empty() && self.own.insert(named(path)) {
+            path = split(path).0;
         }
     }
 
@@ -345,7 +352,7 @@ impl Target {
                     Err(error) => return Err(error.into()),
                 }
                 fchmod(open_child(&above, &missing)?, Mode::from_raw_mode(0o755))?;
-                self.mark(path);
+                self.mark(&path);
                 self.folder(folder)?.ok_or(Errno::NOENT)?
             }
         };
