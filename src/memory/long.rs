@@ -1,5 +1,6 @@
 //! A list that may grow very long.
 
+use std::cmp::Ordering;
 use std::fmt::{self, Debug, Formatter};
 use std::fs::File;
 use std::io::{self, Write};
@@ -199,7 +200,12 @@ impl<T: Pod> Long<T> {
     where
         T: Ord,
     {
-        self.all_mut().sort_unstable();
+        self.sort_by(T::cmp);
+    }
+
+    /// Sorts the items so; those of which none comes first have no order.
+    pub fn sort_by(&mut self, order: impl FnMut(&T, &T) -> Ordering) {
+        self.all_mut().sort_unstable_by(order);
         self.let_go();
     }
 

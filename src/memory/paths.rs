@@ -51,6 +51,11 @@ impl<T: Pod + Send + Sync> Paths<T> {
         self.about.at(number)
     }
 
+    /// Notes something else of the path with a number below [`Paths::len`].
+    pub fn set_about(&mut self, number: usize, about: T) {
+        self.about.set(number, about);
+    }
+
     /// The bytes that go with the path with a number below [`Paths::len`].
     #[must_use]
     pub fn besides(&self, number: usize) -> &[u8] {

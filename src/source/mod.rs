@@ -5,6 +5,8 @@
 
 mod decided;
 mod dockerignore;
+mod names;
+mod order;
 mod project;
 mod rules;
 mod seen;
@@ -163,7 +165,7 @@ impl Snapshot {
             name: walked.name,
             selected: Arc::default(),
         };
-        Ok((snapshot, Seen::new(walked.folders)))
+        Ok((snapshot, walked.seen))
     }
 
     /// The paths of the regular files, sorted.

@@ -6,47 +6,42 @@
 //! was read is read again: it may change again within the clock's grain and look the same
 //! (git's "racily clean" entries, Documentation/technical/racy-git.txt).
 
-use std::collections::BTreeMap;
 use std::io::{self, Write};
-use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use bytemuck::{Pod, Zeroable};
 use rustix::fs::{FileType, Stat};
 use serde::{Deserialize, Serialize};
 
 use super::rules::Decision;
 use crate::digest::Digest;
-use crate::memory::{Bytes, Long};
+use crate::memory::{Bytes, Long, Paths};
 
 /// How old a change must be for the next one to be told from it, in seconds: the coarsest
 /// clock of a file system in use (FAT's) ticks every two.
 const GRAIN: i64 = 2;
 
 /// Bumped with the shape of what is kept.
-const VERSION: u8 = 3;
+const VERSION: u8 = 4;
 
-/// The folders of an app by path, with what is in them.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+/// Bytes that an entry of a folder hardly ever has: names and where links lead are at most 4096
+/// each, but a rule may be any line of a file.
+const ENTRY: usize = 64 << 10;
+
+/// Bytes of a folder from which on they lie apart from those of others.
+const LONG: usize = 1 << 20;
+
+/// Bytes that are compared or written at once.
+const AT_ONCE: usize = 64 << 10;
+
+/// The folders of an app, with what is in them.
+#[derive(Debug, Default)]
 pub struct Seen {
-    folders: BTreeMap<String, Folder>,
-}
-
-/// A folder that was looked into.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Folder {
-    /// A name of the rules that decided.
-    pub(super) rules: Digest,
-    /// What is in it, as bytes: read where the folder is looked into, on all processors, and once
-    /// more where folders are put in order.
-    entries: Shared,
-}
-
-/// A part of bytes that many share.
-#[derive(Clone, Debug)]
-struct Shared {
-    whole: Arc<Whole>,
-    range: Range<usize>,
+    /// Where what is in folders lies.
+    wholes: Vec<Arc<Whole>>,
+    /// By their [`key`], sorted.
+    folders: Paths<Place>,
 }
 
 #[derive(Debug)]
@@ -57,93 +52,164 @@ enum Whole {
     Noted(Long<u8>),
 }
 
-impl Shared {
-    fn bytes(&self) -> &[u8] {
-        match &*self.whole {
-            Whole::Kept(bytes) => bytes.part(self.range.clone()),
-            Whole::Noted(bytes) => bytes.slice(self.range.start, self.range.end),
+/// Where is what is in a folder: sorted by name, as bytes, which are read where the folder is
+/// looked into, on all processors, and once more where folders are put in order.
+#[derive(Clone, Copy, Debug, Pod, Zeroable)]
+#[repr(C)]
+pub(super) struct Place {
+    /// A name of the rules that decided.
+    pub(super) rules: Digest,
+    /// The number of the whole, and the bytes there.
+    whole: usize,
+    from: usize,
+    to: usize,
+}
+
+impl Place {
+    /// Nowhere yet, by rules of this name.
+    pub(super) fn new(rules: Digest) -> Place {
+        Place { rules, ..Place::zeroed() }
+    }
+}
+
+/// A folder that was looked into.
+#[derive(Clone, Copy)]
+pub(super) struct Folder<'s> {
+    pub(super) place: Place,
+    whole: &'s Whole,
+}
+
+/// What a folder is sorted by: as names of folders have `/` behind them, so has its path. Folders
+/// have this order where they are put in order, too.
+fn key(path: &str) -> String {
+    if path.is_empty() { String::new() } else { [path, "/"].concat() }
+}
+
+impl Whole {
+    fn len(&self) -> usize {
+        match self {
+            Whole::Kept(bytes) => bytes.len(),
+            Whole::Noted(bytes) => bytes.len(),
+        }
+    }
+
+    fn part(&self, from: usize, to: usize) -> &[u8] {
+        match self {
+            Whole::Kept(bytes) => bytes.part(from..to),
+            Whole::Noted(bytes) => bytes.slice(from, to),
         }
     }
 }
 
-impl PartialEq for Shared {
-    fn eq(&self, other: &Shared) -> bool {
-        (Arc::ptr_eq(&self.whole, &other.whole) && self.range == other.range)
-            || self.bytes() == other.bytes()
-    }
-}
-
-impl Eq for Shared {}
-
-impl Folder {
+impl<'s> Folder<'s> {
     /// What is in it, sorted by name, as far as it can be read: what cannot is not known.
-    pub(super) fn entries(&self) -> Entries<'_> {
-        Entries { rest: self.entries.bytes() }
+    pub(super) fn entries(&self) -> Entries<'s> {
+        Entries { whole: self.whole, at: self.place.from, to: self.place.to }
+    }
+
+    /// Its bytes, in parts.
+    fn parts(&self) -> impl Iterator<Item = &'s [u8]> {
+        let Folder { place: Place { from, to, .. }, whole } = *self;
+        (from..to).step_by(AT_ONCE).map(move |at| whole.part(at, to.min(at + AT_ONCE)))
+    }
+
+    /// Whether it holds what `other` does, by the same rules.
+    fn is(&self, other: &Folder<'_>) -> bool {
+        let (place, others) = (self.place, other.place);
+        let is_it = std::ptr::eq(self.whole, other.whole) && place.from == others.from;
+        place.rules == others.rules
+            && place.to - place.from == others.to - others.from
+            && (is_it || self.parts().eq(other.parts()))
     }
 }
 
-/// Folders of which is noted what is in them, from several processors.
-#[derive(Debug, Default)]
-pub(super) struct Notes(Mutex<Long<u8>>);
-
-/// What is noted of a folder.
-#[derive(Debug)]
-pub(super) enum Noted {
-    /// As it was before: of that there need not be two.
-    Before(Folder),
-    /// By these rules, and where.
-    Now(Digest, Range<usize>),
+/// What is being noted of a folder.
+#[derive(Default)]
+pub(super) struct Noting {
+    bytes: Long<u8>,
+    buffer: Vec<u8>,
 }
 
-impl Notes {
-    /// Notes what is in a folder, sorted by name.
-    pub(super) fn note<'n>(
-        &self,
-        before: Option<&Folder>,
-        rules: Digest,
-        entries: impl Iterator<Item = Known<'n>>,
-    ) -> Noted {
-        let mut bytes = Vec::new();
-        for known in entries {
-            // Only a type that cannot be written at all fails.
-            bytes = postcard::to_extend(&known, bytes).unwrap_or_default();
-        }
-        let is_same = |before: &&Folder| before.rules == rules && before.entries.bytes() == bytes;
-        if let Some(before) = before.filter(is_same) {
-            return Noted::Before(before.clone());
-        }
-        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let start = all.len();
-        all.extend_from_slice(&bytes);
-        Noted::Now(rules, start..all.len())
+impl Noting {
+    /// Notes what comes next by name.
+    pub(super) fn add(&mut self, known: &Known<'_>) {
+        self.buffer.clear();
+        // Only a type that cannot be written at all fails.
+        self.buffer = postcard::to_extend(known, std::mem::take(&mut self.buffer)).unwrap_or_default();
+        self.bytes.extend_from_slice(&self.buffer);
+    }
+}
+
+/// Folders that are being noted, from several processors.
+pub(super) struct Notes<'s> {
+    before: &'s Seen,
+    noted: Mutex<Noted>,
+}
+
+/// Those of folders one behind another, and those of long ones.
+#[derive(Default)]
+struct Noted {
+    short: Long<u8>,
+    long: Vec<Long<u8>>,
+}
+
+impl<'s> Notes<'s> {
+    /// Of what is as it was `before` there need not be two.
+    pub(super) fn new(before: &'s Seen) -> Notes<'s> {
+        Notes { before, noted: Mutex::default() }
     }
 
-    /// The folders, when all is noted.
-    pub(super) fn folders(self, noted: impl IntoIterator<Item = Noted>) -> Vec<Folder> {
-        let mut all = self.0.into_inner().unwrap_or_else(PoisonError::into_inner);
-        all.shrink();
-        let whole = Arc::new(Whole::Noted(all));
-        let folder = |noted| match noted {
-            Noted::Before(folder) => folder,
-            Noted::Now(rules, range) => {
-                Folder { rules, entries: Shared { whole: Arc::clone(&whole), range } }
-            }
-        };
-        noted.into_iter().map(folder).collect()
+    /// Keeps what was noted of a folder.
+    pub(super) fn keep(&self, before: Option<Folder<'_>>, rules: Digest, noting: Noting) -> Place {
+        let whole = Whole::Noted(noting.bytes);
+        let Whole::Noted(bytes) = &whole else { return Place::zeroed() };
+        let now = Folder { place: Place { rules, whole: 0, from: 0, to: bytes.len() }, whole: &whole };
+        let place = now.place;
+        if let Some(before) = before.filter(|before| now.is(before)) {
+            return before.place;
+        }
+        let mut noted = self.noted.lock().unwrap_or_else(PoisonError::into_inner);
+        let first = self.before.wholes.len();
+        let Whole::Noted(bytes) = whole else { return place };
+        if bytes.len() > LONG {
+            noted.long.push(bytes);
+            return Place { whole: first + noted.long.len(), ..place };
+        }
+        let from = noted.short.len();
+        noted.short.extend_from_slice(bytes.slice(0, bytes.len()));
+        Place { whole: first, from, to: noted.short.len(), ..place }
+    }
+
+    /// No folders, as long as none is put in it, in all that was noted.
+    pub(super) fn end(self) -> Seen {
+        let Noted { mut short, long } =
+            self.noted.into_inner().unwrap_or_else(PoisonError::into_inner);
+        short.shrink();
+        let noted = [short].into_iter().chain(long).map(|bytes| Arc::new(Whole::Noted(bytes)));
+        let wholes = self.before.wholes.iter().map(Arc::clone).chain(noted).collect();
+        Seen { wholes, folders: Paths::default() }
     }
 }
 
 /// What is in a folder, one after another.
 pub(super) struct Entries<'f> {
-    rest: &'f [u8],
+    whole: &'f Whole,
+    at: usize,
+    to: usize,
 }
 
 impl<'f> Iterator for Entries<'f> {
     type Item = Known<'f>;
 
     fn next(&mut self) -> Option<Known<'f>> {
-        let (known, rest) = postcard::take_from_bytes(self.rest).ok()?;
-        self.rest = rest;
+        let parsed = |some: &'f [u8]| {
+            let (known, rest) = postcard::take_from_bytes(some).ok()?;
+            Some((known, some.len() - rest.len()))
+        };
+        let some = self.whole.part(self.at, self.to.min(self.at + ENTRY));
+        let found = parsed(some).or_else(|| parsed(self.whole.part(self.at, self.to)));
+        let (known, length) = found?;
+        self.at += length;
         Some(known)
     }
 }
@@ -260,13 +326,41 @@ pub(super) fn now() -> i64 {
     since.ok().and_then(|since| i64::try_from(since.as_secs()).ok()).unwrap_or(i64::MIN)
 }
 
+impl PartialEq for Seen {
+    fn eq(&self, other: &Seen) -> bool {
+        self.folders.len() == other.folders.len()
+            && self.all().zip(other.all()).all(|((path, folder), (others, other))| {
+                path == others && folder.is(&other)
+            })
+    }
+}
+
+impl Eq for Seen {}
+
 impl Seen {
-    pub(super) fn new(folders: Vec<(String, Folder)>) -> Seen {
-        Seen { folders: folders.into_iter().collect() }
+    fn at(&self, place: &Place) -> Folder<'_> {
+        Folder { place: *place, whole: &self.wholes[place.whole] }
     }
 
-    pub(super) fn folder(&self, path: &str) -> Option<&Folder> {
-        self.folders.get(path)
+    /// By their keys.
+    fn all(&self) -> impl Iterator<Item = (&[u8], Folder<'_>)> {
+        self.folders.iter().map(|(key, place)| (key, self.at(place)))
+    }
+
+    pub(super) fn folder(&self, path: &str) -> Option<Folder<'_>> {
+        let key = key(path);
+        let number = self.folders.find(|other| other.cmp(key.as_bytes())).ok()?;
+        Some(self.at(self.folders.about(number)))
+    }
+
+    /// Adds a folder behind all others, and says what is in it.
+    pub(super) fn push(&mut self, path: &str, place: Place) {
+        self.folders.push(key(path).as_bytes(), place, b"");
+    }
+
+    /// What is at a place.
+    pub(super) fn entries(&self, place: &Place) -> Entries<'_> {
+        self.at(place).entries()
     }
 
     /// Writes bytes that [`Seen::parse`] reads.
@@ -275,10 +369,10 @@ impl Seen {
     /// Those of `to`.
     pub fn write_to(&self, to: &mut dyn Write) -> io::Result<()> {
         to.write_all(&bytes(&(VERSION, self.folders.len())))?;
-        for (path, Folder { rules, entries }) in &self.folders {
-            let entries = entries.bytes();
-            to.write_all(&bytes(&(path, rules, entries.len())))?;
-            to.write_all(entries)?;
+        for (key, folder) in self.all() {
+            let place = folder.place;
+            to.write_all(&bytes(&(key, place.rules, place.to - place.from)))?;
+            folder.parts().try_for_each(|part| to.write_all(part))?;
         }
         Ok(())
     }
@@ -292,23 +386,17 @@ impl Seen {
             return None;
         }
         let mut at = some.len() - more.len();
-        let mut found = Vec::new();
+        let mut folders = Paths::default();
         for _ in 0..count {
             let some = bytes.some_from(at);
-            let ((path, rules, length), more) =
-                postcard::take_from_bytes::<(String, Digest, usize)>(some).ok()?;
-            let start = at + some.len() - more.len();
-            at = start.checked_add(length).filter(|end| *end <= bytes.len())?;
-            found.push((path, rules, start..at));
-        }
-        if at < bytes.len() {
-            return None;
+            let ((key, rules, length), more) =
+                postcard::take_from_bytes::<(&[u8], Digest, usize)>(some).ok()?;
+            let from = at + some.len() - more.len();
+            at = from.checked_add(length).filter(|end| *end <= bytes.len())?;
+            folders.push(key, Place { rules, whole: 0, from, to: at }, b"");
         }
         let whole = Arc::new(Whole::Kept(bytes));
-        let folder = |(path, rules, range)| {
-            (path, Folder { rules, entries: Shared { whole: Arc::clone(&whole), range } })
-        };
-        Some(Seen { folders: found.into_iter().map(folder).collect() })
+        (at == whole.len()).then_some(Seen { wholes: vec![whole], folders })
     }
 }
 
@@ -340,15 +428,21 @@ mod tests {
         })
     }
 
-    fn changed(mut seen: Seen, change: impl Fn(&str, &mut Known<'_>)) -> Seen {
-        for (below, folder) in &mut seen.folders {
-            let mut entries: Vec<_> = folder.entries().collect();
-            entries.iter_mut().for_each(|known| change(below, known));
-            let notes = Notes::default();
-            let noted = notes.note(None, folder.rules, entries.into_iter());
-            *folder = notes.folders([noted]).remove(0);
+    fn changed(seen: Seen, change: impl Fn(&str, &mut Known<'_>)) -> Seen {
+        let notes = Notes::new(&seen);
+        let mut places = Vec::new();
+        for (key, folder) in seen.all() {
+            let path = std::str::from_utf8(key).expect("text").trim_end_matches('/');
+            let mut noting = Noting::default();
+            for mut known in folder.entries() {
+                change(path, &mut known);
+                noting.add(&known);
+            }
+            places.push((path.to_owned(), notes.keep(None, folder.place.rules, noting)));
         }
-        seen
+        let mut changed = notes.end();
+        places.iter().for_each(|(path, place)| changed.push(path, *place));
+        changed
     }
 
     #[test]
@@ -371,7 +465,7 @@ mod tests {
         let (root, rules) = (folder.path(), Rules::default());
         let (first, seen) = take(root, &rules, &Seen::default());
         // They have just been written, so another look would not tell.
-        assert!(seen.folders[""].entries().all(|known| known.content().is_none()));
+        assert!(seen.folder("").expect("seen").entries().all(|known| known.content().is_none()));
         let said = Digest::of(b"what is said to be in it");
         let seen = as_of_old(root, seen, said);
         let holds = |snapshot: &Snapshot, path: &str, wanted: Digest| {
@@ -404,8 +498,7 @@ mod tests {
         let rules = Rules::default();
         let rules = rules.of_app(root).expect("rules");
         // Long after, so that all of it can be kept.
-        let after =
-            |seen: &Seen| Seen::new(walk(root, &rules, seen, i64::MAX).expect("walked").folders);
+        let after = |seen: &Seen| walk(root, &rules, seen, i64::MAX).expect("walked").seen;
         let first = after(&Seen::default());
         assert_eq!(after(&first), first);
         fs::rename(root.join("link"), root.join("renamed")).expect("renamed");

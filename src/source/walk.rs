@@ -2,49 +2,40 @@
 //!
 //! What an earlier walk decided by the same rules is not decided again. Each folder is listed
 //! all the same: not every file system gives a folder a new time when something is added.
+//!
+//! There may be millions of files, of folders, and of entries in one: folders are looked into some
+//! at a time, and entries of one some at a time.
 
-use std::ffi::OsStr;
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
-use std::iter::{Enumerate, Peekable};
+use std::ops::Range;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
-use std::{slice, vec};
 
 use rayon::prelude::*;
-use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, RawDir};
+use rustix::fs::{AtFlags, CWD, Mode, OFlags};
 
-use super::decided::{Deciding, Decisions};
+use super::names::Names;
+use super::order::{Looked, Needed, Walked};
 use super::rules::{AppRules, By, Decision, IgnoredConfig, LOCKS, Nested, example_of};
-use super::seen::{Entries, Folder, Found, Kind, Known, Noted, Notes, Seen, Stamp};
+use super::seen::{Folder, Found, Kind, Known, Notes, Noting, Place, Seen, Stamp};
 use super::{SourceError, failed};
 use crate::digest::{Digest, Fields};
-use crate::plan::APP_FOLDER;
-use crate::tree::{Builder, Node, Tree};
 
 /// Entries of a folder that one processor looks at: handing fewer over costs more than that.
 const AT_ONCE: usize = 256;
 
+/// Entries of a folder that are looked at before any is noted.
+const ENTRIES: usize = 8192;
+
+/// Folders that are looked into before any is noted.
+const FOLDERS: usize = 2048;
+
 /// A file from this length on, in bytes, is read when all folders are known, beside others: one
 /// that takes seconds shall hold up none.
 const LONG: u64 = 16 << 20;
-
-/// Room for what the system lists of a folder at once, in bytes: some hundreds of names.
-const LISTED: usize = 32 << 10;
-
-/// What a walk has found, in the order of paths.
-pub(super) struct Walked {
-    /// The files and links that count, and the folders that lead there.
-    pub(super) tree: Tree,
-    /// What a rule said, by path; with `/` behind it of a folder, and of all in it.
-    pub(super) decisions: Decisions,
-    /// What the next walk need not find out again.
-    pub(super) folders: Vec<(String, Folder)>,
-    /// A name of the files and links: where it is the same, they are.
-    pub(super) name: Digest,
-}
 
 /// Walks through all folders below `root` that may hold something that counts, on all
 /// processors. Files that were changed after `began`, in seconds since 1970, are read again
@@ -59,26 +50,64 @@ pub(super) fn walk(
     began: i64,
 ) -> Result<Walked, SourceError> {
     let opened = open(CWD, root).map_err(failed("read", root))?;
-    let walk = Walk { root, opened, rules, before, began, notes: Notes::default() };
+    let walk = Walk { root, opened, rules, before, began, notes: Notes::new(before) };
+    let mut all = All::default();
     let top = Next { path: String::new(), ignores: Arc::default(), rules: rules.name };
-    let (mut looked, mut level) = (Vec::new(), vec![top]);
+    all.look_into(&walk, &mut vec![top])?;
+    let mut level = 0..1;
     // Level by level: folders may be nested deeper than a stack is.
     while !level.is_empty() {
-        let found: Vec<_> = level.into_par_iter().map(|next| walk.folder(next)).collect();
-        let below = looked.len() + found.len();
-        level = Vec::new();
-        for found in found {
-            let (mut folder, folders) = found?;
-            folder.below = below + level.len();
-            level.extend(folders);
-            looked.push(folder);
+        let ignores = std::mem::take(&mut all.ignores);
+        let mut next = Vec::new();
+        for (number, ignores) in level.clone().zip(ignores) {
+            all.looked.set_below(number, all.looked.len() + next.len());
+            let (path, rules) = (all.looked.path(number).to_owned(), all.looked.rules(number));
+            let names: Vec<String> = all.looked.names(number).map(str::to_owned).collect();
+            for name in names {
+                let path = joined(&path, name.trim_end_matches('/'));
+                next.push(Next { path, ignores: Arc::clone(&ignores), rules });
+                if next.len() == FOLDERS {
+                    all.look_into(&walk, &mut next)?;
+                }
+            }
         }
+        all.look_into(&walk, &mut next)?;
+        level = level.end..all.looked.len();
     }
-    let waiting = looked.par_iter_mut().filter(|looked| looked.noted.is_none());
-    waiting.try_for_each(|looked| walk.end(looked))?;
-    let noted = looked.iter_mut().filter_map(|looked| looked.noted.take());
-    let folders = walk.notes.folders(noted);
-    Ok(in_order(looked, folders))
+    let All { mut looked, waiting, .. } = all;
+    let waiting: Vec<(usize, Waiting)> = waiting.into_iter().collect();
+    let read = waiting.into_par_iter().map(|(number, waiting)| Ok((number, walk.end(waiting)?)));
+    for (number, (place, name, needed)) in read.collect::<Result<Vec<_>, SourceError>>()? {
+        looked.set(number, place, name, needed);
+    }
+    Ok(looked.in_order(walk.notes.end()))
+}
+
+/// What was found so far.
+#[derive(Default)]
+struct All {
+    looked: Looked,
+    /// The `.gitignore` files that count in the folders of the last level.
+    ignores: Vec<Ignores>,
+    /// Folders with long files that are not read yet, by number.
+    waiting: BTreeMap<usize, Waiting>,
+}
+
+impl All {
+    fn look_into(&mut self, walk: &Walk<'_>, next: &mut Vec<Next>) -> Result<(), SourceError> {
+        let found: Vec<_> = next.par_drain(..).map(|next| walk.folder(next)).collect();
+        for found in found {
+            let LookedInto { path, rules, ignores, folders, is } = found?;
+            let number = self.looked.len();
+            self.looked.push(&path, rules, &folders);
+            self.ignores.push(ignores);
+            match is {
+                Is::Known(place, name, needed) => self.looked.set(number, place, name, needed),
+                Is::Waiting(waiting) => drop(self.waiting.insert(number, waiting)),
+            }
+        }
+        Ok(())
+    }
 }
 
 struct Walk<'w> {
@@ -87,41 +116,50 @@ struct Walk<'w> {
     rules: &'w AppRules<'w>,
     before: &'w Seen,
     began: i64,
-    notes: Notes,
+    notes: Notes<'w>,
 }
+
+/// The `.gitignore` files of a folder and those above.
+type Ignores = Arc<Vec<Arc<Nested>>>;
 
 /// A folder to look into.
 struct Next {
     path: String,
-    /// The `.gitignore` files of the folders above.
-    ignores: Arc<Vec<Arc<Nested>>>,
+    /// Those of the folders above.
+    ignores: Ignores,
     /// A name of these and all other rules.
     rules: Digest,
 }
 
 /// A folder that was looked into.
-struct Looked {
+struct LookedInto {
     path: String,
-    /// What is in it, as long as long files are to be read.
-    here: Vec<Here>,
-    /// A name of the rules that decide.
     rules: Digest,
-    /// What is in it, when all is read.
-    noted: Option<Noted>,
-    /// A name of those in it that count, if there are any.
-    name: Option<Digest>,
-    /// What is said of some because of the others: the number of the entry, and what.
-    needed: Vec<(usize, Box<Decision>)>,
-    /// The names of the folders in it that are looked into, in the order of whole paths.
-    folders: Vec<String>,
-    /// The number of the first of them; the others follow.
-    below: usize,
+    ignores: Ignores,
+    /// The names of the folders in it that are to be looked into, with `/` behind them.
+    folders: String,
+    is: Is,
+}
+
+/// What is in a folder: where that is noted, a name of those that count if there are any, and what
+/// is said of some because of the others.
+enum Is {
+    Known(Place, Option<Digest>, Needed),
+    Waiting(Waiting),
+}
+
+/// A folder of which some files are to be read yet.
+struct Waiting {
+    path: String,
+    rules: Digest,
+    names: Names,
+    here: Vec<Here>,
 }
 
 /// An entry of a folder.
 struct Here {
-    /// That of a folder has `/` behind it, so that names have the order of whole paths.
-    name: String,
+    /// Of its name.
+    number: usize,
     kind: Kind,
     /// What a rule says of it, whatever else is in the folder.
     said: Option<Box<Decision>>,
@@ -167,7 +205,7 @@ impl Here {
     }
 
     /// For the next walk, of one that looked from `began` on.
-    fn known(&self, began: i64) -> Known<'_> {
+    fn known<'n>(&'n self, name: &'n str, began: i64) -> Known<'n> {
         let found = match &self.look {
             Look::Folder => Found::Folder,
             Look::Link(target) => Found::Link(target),
@@ -179,185 +217,109 @@ impl Here {
             },
             Look::Nothing | Look::File { digest: None, .. } => Found::Nothing,
         };
-        Known { name: &self.name, kind: self.kind, decision: self.said.clone(), found }
+        Known { name, kind: self.kind, decision: self.said.clone(), found }
     }
-}
-
-/// A folder that is being put in order.
-struct Open<'l> {
-    /// Of its path in the tree.
-    length: usize,
-    entries: Enumerate<Entries<'l>>,
-    needed: Peekable<slice::Iter<'l, (usize, Box<Decision>)>>,
-    /// The folders in it that lead to something that counts, by name.
-    leading: Peekable<vec::IntoIter<&'l str>>,
-    /// The number of the next folder below it.
-    below: usize,
-}
-
-impl<'l> Open<'l> {
-    /// `counts` tells of all folders whether something in them or below counts.
-    fn new(
-        looked: &'l Looked,
-        folder: &'l Folder,
-        counts: &[bool],
-        length: usize,
-    ) -> Open<'l> {
-        let Looked { needed, folders, below, .. } = looked;
-        let leading = folders.iter().zip(&counts[*below..]).filter(|(_, counts)| **counts);
-        let mut leading: Vec<&str> = leading.map(|(name, _)| name.trim_end_matches('/')).collect();
-        leading.sort_unstable();
-        Open {
-            length,
-            entries: folder.entries().enumerate(),
-            needed: needed.iter().peekable(),
-            leading: leading.into_iter().peekable(),
-            below: *below,
-        }
-    }
-}
-
-/// Folders as they were looked into, level by level, in the order of paths.
-fn in_order(looked: Vec<Looked>, kept: Vec<Folder>) -> Walked {
-    // What is below a folder comes after it.
-    let mut counts = vec![false; looked.len()];
-    for (number, Looked { name, folders, below, .. }) in looked.iter().enumerate().rev() {
-        counts[number] = name.is_some() || counts[*below..*below + folders.len()].contains(&true);
-    }
-    let leading = || Node::Directory { mode: 0o755, opaque: false };
-    let mut path = APP_FOLDER.to_owned();
-    let mut tree = Builder::default();
-    tree.add(path.as_bytes(), leading());
-    let mut decisions = Deciding::default();
-    let mut whole = Fields::new("forge-source-files");
-    let mut enter = |looked: &Looked| {
-        if let Some(name) = &looked.name {
-            whole.text(&looked.path).digest(name);
-        }
-    };
-    enter(&looked[0]);
-    let mut open = vec![Open::new(&looked[0], &kept[0], &counts, path.len())];
-    while let Some(folder) = open.last_mut() {
-        path.truncate(folder.length);
-        let Some((number, known)) = folder.entries.next() else {
-            open.pop();
-            continue;
-        };
-        // A folder comes before `name.x`, and what is in it after that.
-        while let Some(name) = folder.leading.next_if(|name| *name < known.name) {
-            path.extend(["/", name]);
-            tree.add(path.as_bytes(), leading());
-            path.truncate(folder.length);
-        }
-        path.extend(["/", known.name]);
-        let needed = folder.needed.next_if(|(needed, _)| *needed == number);
-        let decision = needed.map(|(_, decision)| decision).or(known.decision.as_ref());
-        if let Some(decision) = decision
-            && known.found != Found::Folder
-        {
-            decisions.add(&path[APP_FOLDER.len() + 1..], decision);
-        }
-        match known.found {
-            Found::Nothing => {}
-            Found::Folder => {
-                let (below, kept) = (&looked[folder.below], &kept[folder.below]);
-                folder.below += 1;
-                enter(below);
-                open.push(Open::new(below, kept, &counts, path.len() - 1));
-            }
-            Found::Link(target) => {
-                tree.add(path.as_bytes(), Node::Symlink { target: target.as_bytes() });
-            }
-            Found::File { executable, stamp, digest, .. } => {
-                let mode = if executable { 0o755 } else { 0o644 };
-                tree.add(path.as_bytes(), Node::File { mode, size: stamp.size(), digest });
-            }
-        }
-    }
-    drop(open);
-    let folders = looked.into_iter().map(|looked| looked.path).zip(kept).collect();
-    Walked { tree: tree.tree(), decisions: decisions.end(), folders, name: whole.finish() }
 }
 
 impl Walk<'_> {
-    /// Looks into a folder; which of those in it are to be looked into comes along.
-    fn folder(&self, next: Next) -> Result<(Looked, Vec<Next>), SourceError> {
-        let Next { path: below, mut ignores, mut rules } = next;
-        let full = self.root.join(&below);
-        let opened = if below.is_empty() { "." } else { &below };
-        let opened = open(&self.opened, opened).map_err(failed("read", &full))?;
-        let entries = list(&opened, &full)?;
-        if entries.iter().any(|(name, _)| name == ".gitignore")
-            && let Some(nested) = self.rules.nested(self.root, &below)?
+    /// Looks into a folder.
+    fn folder(&self, next: Next) -> Result<LookedInto, SourceError> {
+        let Next { path, mut ignores, mut rules } = next;
+        let full = self.root.join(&path);
+        let opened = open(&self.opened, if path.is_empty() { "." } else { &path });
+        let opened = opened.map_err(failed("read", &full))?;
+        let names = Names::list(&opened, &full)?;
+        if names.find(".gitignore").is_some()
+            && let Some(nested) = self.rules.nested(self.root, &path)?
         {
             let mut name = Fields::new("forge-source-rules-below");
-            rules = name.digest(&rules).text(&below).digest(&nested.name).finish();
+            rules = name.digest(&rules).text(&path).digest(&nested.name).finish();
             Arc::make_mut(&mut ignores).push(Arc::new(nested));
         }
-        let before = self.before.folder(&below);
-        let is_decided = before.is_some_and(|before| before.rules == rules);
-        let mut earlier = before.into_iter().flat_map(Folder::entries).peekable();
-        let mut here = Vec::with_capacity(entries.len());
-        let mut contents = Vec::with_capacity(entries.len());
-        for (name, kind) in entries {
-            while earlier.next_if(|known| *known.name < *name).is_some() {}
-            let known = earlier.next_if(|known| known.name == name && known.kind == kind);
-            contents.push(known.as_ref().and_then(Known::content));
-            let said = match known {
-                Some(known) if is_decided => known.decision,
-                _ => {
-                    let path = joined(&below, name.trim_end_matches('/'));
-                    let decision = self.rules.decide(&path, kind == Kind::Folder, &ignores);
-                    (decision.by != By::Nobody).then(|| Box::new(decision))
-                }
-            };
-            here.push(Here { name, kind, said, needed: None, look: Look::Nothing });
+        let before = self.before.folder(&path);
+        let is_decided = before.is_some_and(|before| before.place.rules == rules);
+        let mut earlier = before.iter().flat_map(Folder::entries).peekable();
+        let mut folders = String::new();
+        let mut settled = Settled::default();
+        for from in (0..names.len()).step_by(ENTRIES) {
+            let numbers = from..names.len().min(from + ENTRIES);
+            let mut here = Vec::with_capacity(numbers.len());
+            let mut contents = Vec::with_capacity(numbers.len());
+            for number in numbers {
+                let (name, kind) = (names.name(number), names.kind(number));
+                while earlier.next_if(|known| known.name < name).is_some() {}
+                let known = earlier.next_if(|known| known.name == name && known.kind == kind);
+                contents.push(known.as_ref().and_then(Known::content));
+                let said = match known {
+                    Some(known) if is_decided => known.decision,
+                    _ => self.said(&path, name, kind, &ignores),
+                };
+                here.push(Here { number, kind, said, needed: None, look: Look::Nothing });
+            }
+            self.need(&path, &names, &ignores, &mut here);
+            here.par_iter_mut().zip(contents).with_min_len(AT_ONCE).try_for_each(
+                |(here, content)| {
+                    here.look = self.look(&path, &opened, names.name(here.number), here, content)?;
+                    Ok(())
+                },
+            )?;
+            let goes_on = here.iter().filter(|here| matches!(here.look, Look::Folder));
+            folders.extend(goes_on.map(|here| names.name(here.number)));
+            let is_long = here.iter().any(|here| here.unread().is_some_and(|size| size >= LONG));
+            // Of very many entries none are held back.
+            if is_long && names.len() <= ENTRIES {
+                let waiting = Waiting { path: path.clone(), rules, names, here };
+                return Ok(LookedInto { path, rules, ignores, folders, is: Is::Waiting(waiting) });
+            }
+            self.settle(&path, &names, here, &mut settled)?;
         }
-        needed(&below, self.rules.rules.ignored_config, &mut here);
-        here.par_iter_mut().zip(contents).with_min_len(AT_ONCE).try_for_each(
-            |(here, content)| {
-                here.look = self.look(&below, &opened, here, content)?;
-                Ok(())
-            },
-        )?;
-        drop(opened);
-        let folders = here.iter().filter(|here| matches!(here.look, Look::Folder));
-        // Not of `into_iter`, which would keep the room of all entries.
-        let folders: Vec<String> = folders.map(|here| here.name.clone()).collect();
-        let next = |name: &String| {
-            let path = joined(&below, name.trim_end_matches('/'));
-            Next { path, ignores: Arc::clone(&ignores), rules }
-        };
-        let next = folders.iter().map(next).collect();
-        let mut looked = Looked {
-            path: below,
-            here,
-            rules,
-            noted: None,
-            name: None,
-            needed: Vec::new(),
-            folders,
-            below: 0,
-        };
-        if !looked.here.iter().any(|here| here.unread().is_some_and(|size| size >= LONG)) {
-            self.end(&mut looked)?;
-        }
-        Ok((looked, next))
+        let Settled { noting, counted, needed } = settled;
+        let place = self.notes.keep(before, rules, noting);
+        let is = Is::Known(place, counted.map(|mut fields| fields.finish()), needed);
+        Ok(LookedInto { path, rules, ignores, folders, is })
     }
 
-    /// Reads the files of a folder of which it is not known what is in them, and notes what is in
-    /// it in less room.
-    fn end(&self, looked: &mut Looked) -> Result<(), SourceError> {
-        let mut here = std::mem::take(&mut looked.here);
+    /// Reads the files of a folder that has waited.
+    fn end(&self, waiting: Waiting) -> Result<(Place, Option<Digest>, Needed), SourceError> {
+        let Waiting { path, rules, names, here } = waiting;
+        let mut settled = Settled::default();
+        self.settle(&path, &names, here, &mut settled)?;
+        let Settled { noting, counted, needed } = settled;
+        let place = self.notes.keep(self.before.folder(&path), rules, noting);
+        Ok((place, counted.map(|mut fields| fields.finish()), needed))
+    }
+
+    /// What rules say of an entry, if they say anything.
+    fn said(
+        &self,
+        below: &str,
+        name: &str,
+        kind: Kind,
+        ignores: &[Arc<Nested>],
+    ) -> Option<Box<Decision>> {
+        let path = joined(below, name.trim_end_matches('/'));
+        let decision = self.rules.decide(&path, kind == Kind::Folder, ignores);
+        (decision.by != By::Nobody).then(|| Box::new(decision))
+    }
+
+    /// Reads the files of the folder `below` of which it is not known what is in them, and notes
+    /// what is in it.
+    fn settle(
+        &self,
+        below: &str,
+        names: &Names,
+        mut here: Vec<Here>,
+        to: &mut Settled,
+    ) -> Result<(), SourceError> {
         if here.iter().any(|here| here.unread().is_some()) {
-            self.read(&looked.path, &mut here)?;
+            self.read(below, names, &mut here)?;
         }
-        let before = self.before.folder(&looked.path);
-        let known = here.iter().map(|here| here.known(self.began));
-        looked.noted = Some(self.notes.note(before, looked.rules, known));
-        looked.name = name(&here);
-        let needed = here.iter_mut().enumerate();
-        looked.needed = needed.filter_map(|(at, here)| Some((at, here.needed.take()?))).collect();
+        for mut here in here {
+            let name = names.name(here.number);
+            to.noting.add(&here.known(name, self.began));
+            to.count(name, &here.look);
+            to.needed.extend(here.needed.take().map(|needed| (here.number, needed)));
+        }
         Ok(())
     }
 
@@ -367,14 +329,15 @@ impl Walk<'_> {
         &self,
         below: &str,
         opened: &OwnedFd,
+        name: &str,
         here: &Here,
         before: Option<(Stamp, Digest)>,
     ) -> Result<Look, SourceError> {
-        let full = || self.root.join(below).join(&here.name);
+        let full = || self.root.join(below).join(name);
         let refused = |error: rustix::io::Errno| failed("read", &full())(error.into());
         match here.kind {
             Kind::Folder => {
-                let path = joined(below, here.name.trim_end_matches('/'));
+                let path = joined(below, name.trim_end_matches('/'));
                 let goes_on = here.decision().is_none_or(|decision| {
                     decision.included || self.rules.may_include_below(&path, decision)
                 });
@@ -383,13 +346,13 @@ impl Walk<'_> {
             _ if !here.counts() => Ok(Look::Nothing),
             Kind::Link => {
                 let target =
-                    rustix::fs::readlinkat(opened, &here.name, Vec::new()).map_err(refused)?;
+                    rustix::fs::readlinkat(opened, name, Vec::new()).map_err(refused)?;
                 let target = target.into_string();
                 let target = target.map_err(|_| SourceError::Name { path: full() })?;
                 Ok(Look::Link(target))
             }
             Kind::File => {
-                let stat = rustix::fs::statat(opened, &here.name, AtFlags::SYMLINK_NOFOLLOW)
+                let stat = rustix::fs::statat(opened, name, AtFlags::SYMLINK_NOFOLLOW)
                     .map_err(refused)?;
                 let stamp = Stamp::of(&stat);
                 let before = before.filter(|(before, _)| *before == stamp);
@@ -402,10 +365,10 @@ impl Walk<'_> {
     }
 
     /// Reads the files of the folder `below` of which it is not known what is in them.
-    fn read(&self, below: &str, here: &mut [Here]) -> Result<(), SourceError> {
-        here.par_iter_mut().try_for_each(|Here { name, look, .. }| {
+    fn read(&self, below: &str, names: &Names, here: &mut [Here]) -> Result<(), SourceError> {
+        here.par_iter_mut().try_for_each(|Here { number, look, .. }| {
             if let Look::File { stamp, digest: digest @ None, .. } = look {
-                let path = self.root.join(joined(below, name));
+                let path = self.root.join(joined(below, names.name(*number)));
                 let read = File::open(&path).and_then(Digest::of_reader);
                 let (content, size) = read.map_err(failed("read", &path))?;
                 (*digest, *stamp) = (Some(content), stamp.of_size(size));
@@ -413,99 +376,82 @@ impl Walk<'_> {
             Ok(())
         })
     }
+
+    /// Takes in what git or docker ignores and the build needs, as the other files of the folder
+    /// `below` show. What they show of it may change without it, so it is decided each time.
+    fn need(&self, below: &str, names: &Names, ignores: &[Arc<Nested>], here: &mut [Here]) {
+        let Some(first) = here.first().map(|here| here.number) else { return };
+        let range: Range<usize> = first..first + here.len();
+        let counts = |here: &[Here], name: &str| {
+            names.find(name).is_some_and(|at| match here.get(at.wrapping_sub(first)) {
+                Some(here) => here.counts(),
+                None => {
+                    let said = self.said(below, name, names.kind(at), ignores);
+                    said.is_none_or(|decision| decision.included)
+                }
+            })
+        };
+        let mut needed = Vec::new();
+        for (lock, manifest, others) in LOCKS {
+            if let Some(at) = names.find(lock).filter(|at| range.contains(at))
+                && counts(here, manifest)
+                && !others.iter().any(|other| counts(here, other))
+            {
+                needed.push((at, (*manifest).to_owned(), By::Dependencies));
+            }
+        }
+        if self.rules.rules.ignored_config == IgnoredConfig::Counts {
+            let is_file = |here: &&Here| matches!(here.kind, Kind::File | Kind::Link);
+            for file in here.iter().filter(is_file) {
+                let is_there = |name: &str| names.find(name).is_some();
+                let path = joined(below, names.name(file.number));
+                if let Some(example) = example_of(&path, is_there) {
+                    needed.push((file.number, example, By::Framework));
+                }
+            }
+        }
+        for (at, beside, by) in needed {
+            let here = &mut here[at - first];
+            let left_out = |decision: &&Decision| {
+                !decision.included && matches!(decision.by, By::Git | By::Docker)
+            };
+            if let Some(mut decision) = here.decision().filter(left_out).cloned() {
+                decision.needed(&format!("beside {beside}"), by);
+                here.needed = Some(Box::new(decision));
+            }
+        }
+    }
 }
 
-/// A name of those that count, folders excepted.
-fn name(here: &[Here]) -> Option<Digest> {
-    let mut fields = Fields::new("forge-source-folder");
-    let mut counted = 0_u64;
-    for Here { name, look, .. } in here {
+/// What is known of a folder by now.
+#[derive(Default)]
+struct Settled {
+    noting: Noting,
+    /// A name of those that count, folders excepted, if there are any.
+    counted: Option<Fields>,
+    needed: Needed,
+}
+
+impl Settled {
+    fn count(&mut self, name: &str, look: &Look) {
+        if matches!(look, Look::Nothing | Look::Folder) {
+            return;
+        }
+        let fields = self.counted.get_or_insert_with(|| Fields::new("forge-source-folder"));
         match look {
-            Look::Link(target) => fields.text(name).text("link").text(target),
+            Look::Link(target) => drop(fields.text(name).text("link").text(target)),
             Look::File { executable, stamp, digest: Some(digest), .. } => {
                 let kind = if *executable { "program" } else { "file" };
-                fields.text(name).text(kind).number(stamp.size()).digest(digest)
+                fields.text(name).text(kind).number(stamp.size()).digest(digest);
             }
-            Look::Nothing | Look::Folder | Look::File { digest: None, .. } => continue,
-        };
-        counted += 1;
+            Look::Nothing | Look::Folder | Look::File { digest: None, .. } => {}
+        }
     }
-    (counted > 0).then(|| fields.finish())
 }
 
 fn open(at: impl AsFd, path: impl rustix::path::Arg) -> io::Result<OwnedFd> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     Ok(rustix::fs::openat(at, path, flags, Mode::empty())?)
-}
-
-/// The names in a folder, sorted, and of what kind each is; those of folders with `/`
-/// behind them. `full` is for messages.
-fn list(opened: &OwnedFd, full: &Path) -> Result<Vec<(String, Kind)>, SourceError> {
-    let refused =
-        |path: PathBuf| move |error: rustix::io::Errno| failed("read", &path)(error.into());
-    let mut room = Vec::<u8>::with_capacity(LISTED);
-    let mut listed = RawDir::new(opened, room.spare_capacity_mut());
-    let mut entries = Vec::new();
-    while let Some(entry) = listed.next() {
-        let entry = entry.map_err(refused(full.to_owned()))?;
-        let name = entry.file_name();
-        if matches!(name.to_bytes(), b"." | b"..") {
-            continue;
-        }
-        let there = || full.join(OsStr::from_bytes(name.to_bytes()));
-        let kind = match entry.file_type() {
-            // Not every file system says it in its lists.
-            FileType::Unknown => {
-                let stat = rustix::fs::statat(opened, name, AtFlags::SYMLINK_NOFOLLOW);
-                FileType::from_raw_mode(stat.map_err(refused(there()))?.st_mode)
-            }
-            kind => kind,
-        };
-        let kind = Kind::of(kind);
-        let name = name.to_str().map_err(|_| SourceError::Name { path: there() })?;
-        let end = if kind == Kind::Folder { "/" } else { "" };
-        entries.push(([name, end].concat(), kind));
-    }
-    entries.sort_unstable();
-    Ok(entries)
-}
-
-/// Takes in what git or docker ignores and the build needs, as the other files of the folder
-/// `below` show. What they show of it may change without it, so it is decided each time.
-fn needed(below: &str, ignored_config: IgnoredConfig, here: &mut [Here]) {
-    let find = |here: &[Here], name: &str| {
-        let at = here.binary_search_by(|other| other.name.as_str().cmp(name)).ok()?;
-        matches!(here[at].kind, Kind::File | Kind::Link).then_some(at)
-    };
-    let mut needed = Vec::new();
-    for (lock, manifest, others) in LOCKS {
-        let counts = |name: &str| find(here, name).is_some_and(|at| here[at].counts());
-        if let Some(at) = find(here, lock)
-            && counts(manifest)
-            && !others.iter().any(|other| counts(other))
-        {
-            needed.push((at, (*manifest).to_owned(), By::Dependencies));
-        }
-    }
-    if ignored_config == IgnoredConfig::Counts {
-        let is_file = |here: &Here| matches!(here.kind, Kind::File | Kind::Link);
-        for (at, file) in here.iter().enumerate().filter(|(_, here)| is_file(here)) {
-            let is_there = |name: &str| find(here, name).is_some();
-            if let Some(example) = example_of(&joined(below, &file.name), is_there) {
-                needed.push((at, example, By::Framework));
-            }
-        }
-    }
-    for (at, beside, by) in needed {
-        let here = &mut here[at];
-        let left_out = |decision: &&Decision| {
-            !decision.included && matches!(decision.by, By::Git | By::Docker)
-        };
-        if let Some(mut decision) = here.decision().filter(left_out).cloned() {
-            decision.needed(&format!("beside {beside}"), by);
-            here.needed = Some(Box::new(decision));
-        }
-    }
 }
 
 fn joined(folder: &str, name: &str) -> String {
