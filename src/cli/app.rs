@@ -150,7 +150,7 @@ impl App {
 
     fn facts(&self, snapshot: &Snapshot) -> Result<Facts, Failure> {
         let mut facts =
-            facts::collect(&SnapshotFiles { snapshot, paths: snapshot.files().collect() })
+            facts::collect(&SnapshotFiles::new(snapshot))
                 .map_err(|error| notices::with_left_out(error.into(), snapshot))?;
         if !self.settings.python.extras.is_empty() {
             facts.insert("python.extras", self.settings.python.extras.join(" "), "forge.toml");
@@ -362,12 +362,32 @@ fn own_buildpacks(snapshot: &Snapshot) -> Result<BTreeMap<String, String>, Failu
 /// Facts read the app's files through this.
 struct SnapshotFiles<'a> {
     snapshot: &'a Snapshot,
+    /// Those of all files, where there are not very many: they are asked for again and again.
     paths: Vec<&'a str>,
 }
 
+/// Files whose paths are at hand.
+const AT_HAND: usize = 100_000;
+
+impl SnapshotFiles<'_> {
+    fn new(snapshot: &Snapshot) -> SnapshotFiles<'_> {
+        let few = snapshot.len() <= AT_HAND;
+        let paths = if few { snapshot.files().collect() } else { Vec::new() };
+        SnapshotFiles { snapshot, paths }
+    }
+}
+
 impl Files for SnapshotFiles<'_> {
-    fn paths(&self) -> &[&str] {
-        &self.paths
+    fn paths(&self) -> Box<dyn Iterator<Item = &str> + '_> {
+        if self.snapshot.len() <= AT_HAND {
+            Box::new(self.paths.iter().copied())
+        } else {
+            Box::new(self.snapshot.files())
+        }
+    }
+
+    fn has(&self, path: &str) -> bool {
+        self.snapshot.content(path).is_some()
     }
 
     fn read(&self, path: &str) -> Result<Option<String>, FactError> {

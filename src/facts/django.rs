@@ -7,7 +7,7 @@
 
 use std::collections::BTreeSet;
 
-use super::{FactError, Facts, Files, depth, has, in_app, is_dotted, module_name};
+use super::{FactError, Facts, Files, depth, in_app, is_dotted, module_name};
 
 /// How many folders below the root manage.py may lie.
 const DEEPEST: usize = 2;
@@ -35,7 +35,7 @@ pub fn collect(files: &dyn Files, facts: &mut Facts) -> Result<(), FactError> {
         App { files, folder: &folder, src: facts.contains("python.src"), paths: Vec::new() };
     // Of all others nobody asks.
     let asked =
-        files.paths().iter().copied().filter(|path| path.ends_with(".py") || path.ends_with(".po"));
+        files.paths().filter(|path| path.ends_with(".py") || path.ends_with(".po"));
     app.paths = asked.filter_map(|path| Some((path, app.inner(path)?))).collect();
     // They are in order, and stay so where they are equally deep.
     app.paths.sort_by_cached_key(|(_, inner)| depth(inner));
@@ -90,7 +90,7 @@ fn for_production(module: &str, files: &dyn Files) -> Option<String> {
         .iter()
         .find(|better| {
             let file = format!("{folder}/{better}.py");
-            files.paths().iter().any(|path| {
+            files.paths().any(|path| {
                 path.strip_suffix(&file)
                     .is_some_and(|front| front.is_empty() || front.ends_with('/'))
             })
@@ -104,8 +104,6 @@ fn manage(files: &dyn Files, django: bool) -> Result<Vec<String>, FactError> {
     let named = |path: &str| path == "manage.py" || path.ends_with("/manage.py");
     for path in files
         .paths()
-        .iter()
-        .copied()
         .filter(|path| named(path) && depth(path) <= DEEPEST && in_app(path))
     {
         let mentions = files.read(path)?.is_some_and(|text| text.contains(VARIABLE));
@@ -255,7 +253,7 @@ impl<'a> App<'a> {
             self.paths.iter().filter(|(path, _)| path.ends_with(".po") && catalogue(path));
         let mut missing = sources.filter(|(path, _)| {
             let stem = path.strip_suffix(".po").unwrap_or(path);
-            !has(self.files, &format!("{stem}.mo"))
+            !self.files.has(&format!("{stem}.mo"))
         });
         missing.next().map(|(path, _)| *path)
     }

@@ -164,7 +164,10 @@ impl Facts {
 /// The files that facts are read from.
 pub trait Files {
     /// Every regular file, relative with `/`, sorted by bytes.
-    fn paths(&self) -> &[&str];
+    fn paths(&self) -> Box<dyn Iterator<Item = &str> + '_>;
+
+    /// Whether there is a regular file at a path.
+    fn has(&self, path: &str) -> bool;
 
     /// The text of a file; `None` when absent.
     ///
@@ -179,7 +182,7 @@ pub trait Files {
 /// A file that forge must understand and cannot: the path, the line, the reason.
 pub fn collect(files: &dyn Files) -> Result<Facts, FactError> {
     let mut facts = Facts::new();
-    if has(files, "Dockerfile") {
+    if files.has("Dockerfile") {
         facts.insert("dockerfile", "Dockerfile", "Dockerfile");
     }
     if let Some(procfile) = parsed(files, "Procfile", str::parse::<Procfile>)? {
@@ -266,11 +269,7 @@ fn below(files: &dyn Files, folder: &str, text: &str) -> Vec<String> {
     let inside = |path: &&str| {
         place.is_empty() || path.strip_prefix(&place).is_some_and(|rest| rest.starts_with('/'))
     };
-    files.paths().iter().copied().filter(inside).map(str::to_owned).collect()
-}
-
-fn has(files: &dyn Files, path: &str) -> bool {
-    files.paths().binary_search(&path).is_ok()
+    files.paths().filter(inside).map(str::to_owned).collect()
 }
 
 /// Reads and parses one file; `None` when absent.

@@ -6,21 +6,23 @@ use super::{FactError, Files, collect};
 
 /// Files in memory.
 pub struct Tree<'t> {
-    paths: Vec<&'t str>,
     texts: BTreeMap<&'t str, &'t str>,
 }
 
 impl<'t> Tree<'t> {
     /// A tree of these paths and texts.
     pub fn new(files: &[(&'t str, &'t str)]) -> Tree<'t> {
-        let texts: BTreeMap<&str, &str> = files.iter().copied().collect();
-        Tree { paths: texts.keys().copied().collect(), texts }
+        Tree { texts: files.iter().copied().collect() }
     }
 }
 
 impl Files for Tree<'_> {
-    fn paths(&self) -> &[&str] {
-        &self.paths
+    fn paths(&self) -> Box<dyn Iterator<Item = &str> + '_> {
+        Box::new(self.texts.keys().copied())
+    }
+
+    fn has(&self, path: &str) -> bool {
+        self.texts.contains_key(path)
     }
 
     fn read(&self, path: &str) -> Result<Option<String>, FactError> {

@@ -52,7 +52,7 @@ pub fn collect(files: &dyn Files, facts: &mut Facts) -> Result<(), FactError> {
 /// Path, module and text of each file to look through, in order.
 fn candidates(files: &dyn Files, src: bool) -> Result<Vec<(String, String, String)>, FactError> {
     let mut ranked = Vec::new();
-    for &path in files.paths() {
+    for path in files.paths() {
         let inner = if src { path.strip_prefix("src/").unwrap_or(path) } else { path };
         let (folder, name) = inner.rsplit_once('/').unwrap_or(("", inner));
         let Some(rank) = ENTRIES.iter().position(|entry| *entry == name) else { continue };

@@ -168,6 +168,12 @@ impl Snapshot {
         Ok((snapshot, walked.seen))
     }
 
+    /// How many files, links and folders there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.tree.len()
+    }
+
     /// The paths of the regular files, sorted.
     pub fn files(&self) -> impl Iterator<Item = &str> {
         let files = self.tree.iter().filter(|(_, node)| matches!(node, Node::File { .. }));

@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 use globset::{GlobBuilder, GlobMatcher};
 use serde_json::Value;
 
-use crate::facts::{FactError, Files, Refusal, below, has, joined, parsed};
+use crate::facts::{FactError, Files, Refusal, below, joined, parsed};
 
 use super::manifest::Manifest;
 use super::yaml;
@@ -67,7 +67,7 @@ pub fn inputs(
     let mut found: BTreeSet<String> = more.into_iter().collect();
     found.insert(manifest.path.clone());
     let settings = SETTINGS.iter().filter_map(|name| joined(root, name));
-    found.extend(settings.filter(|path| has(files, path)));
+    found.extend(settings.filter(|path| files.has(path)));
     found.extend(FOLDERS.iter().flat_map(|name| below(files, root, name)));
     if !manifest.install_scripts().is_empty() {
         found.extend(below(files, root, "."));
@@ -101,7 +101,7 @@ fn named_by(files: &dyn Files, manifest: &Manifest, found: &mut BTreeSet<String>
         let Some(place) = place(text) else { continue };
         let Some(path) = joined(manifest.folder(), place) else { continue };
         found.extend(below(files, "", &path));
-        if has(files, &path) {
+        if files.has(&path) {
             found.insert(path);
         } else if let Some(path) = joined(&path, "package.json") {
             manifests.push(path);
@@ -189,7 +189,7 @@ impl Members {
                 any(&self.wanted) && !any(&self.unwanted)
             })
         };
-        files.paths().iter().copied().filter(member).map(str::to_owned).collect()
+        files.paths().filter(member).map(str::to_owned).collect()
     }
 }
 

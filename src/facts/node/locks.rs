@@ -2,7 +2,7 @@
 //!
 //! Only the heads are read. What is locked is the package manager's to know.
 
-use crate::facts::{FactError, Files, Refusal, has, joined};
+use crate::facts::{FactError, Files, Refusal, joined};
 
 use super::yaml;
 
@@ -66,7 +66,7 @@ const NAMES: [(&str, Manager); 6] = [
 
 /// Whether a folder has a lock file.
 pub fn any(files: &dyn Files, folder: &str) -> bool {
-    NAMES.iter().any(|(name, _)| joined(folder, name).is_some_and(|path| has(files, &path)))
+    NAMES.iter().any(|(name, _)| joined(folder, name).is_some_and(|path| files.has(&path)))
 }
 
 /// The lock files of a folder, one of each manager, the deciding one first.
@@ -76,14 +76,14 @@ pub fn any(files: &dyn Files, folder: &str) -> bool {
 pub fn locks(files: &dyn Files, folder: &str) -> Result<Vec<Lock>, FactError> {
     let mut found: Vec<Lock> = Vec::new();
     for (name, manager) in NAMES {
-        let Some(path) = joined(folder, name).filter(|path| has(files, path)) else { continue };
+        let Some(path) = joined(folder, name).filter(|path| files.has(path)) else { continue };
         if found.iter().any(|lock| lock.manager == manager) {
             continue;
         }
         let read = || files.read(&path).map(Option::unwrap_or_default);
         let (manager, format) = match manager {
             Manager::Yarn => {
-                let berry = || joined(folder, ".yarnrc.yml").is_some_and(|path| has(files, &path));
+                let berry = || joined(folder, ".yarnrc.yml").is_some_and(|path| files.has(&path));
                 yarn(&read()?, berry)
             }
             Manager::Pnpm => (manager, pnpm(&read()?).map_err(|err| err.within(&path))?),

@@ -7,7 +7,7 @@
 
 use nodejs_semver::{Range, Version};
 
-use crate::facts::{FactError, Files, has, joined, parsed};
+use crate::facts::{FactError, Files, joined, parsed};
 
 use super::locks::{Lock, Manager};
 use super::manifest::Manifest;
@@ -120,7 +120,7 @@ fn yarn_path(files: &dyn Files, folder: &str) -> Result<Option<(String, String)>
     let Some(settings) = joined(folder, ".yarnrc.yml") else { return Ok(None) };
     let named = parsed(files, &settings, |text| yaml::text(text, "yarnPath"))?.flatten();
     let Some((text, line)) = named else { return Ok(None) };
-    let path = joined(folder, &text).filter(|path| has(files, path));
+    let path = joined(folder, &text).filter(|path| files.has(path));
     Ok(path.map(|path| (path, format!("{settings}:{line}"))))
 }
 

@@ -13,7 +13,7 @@ mod releases;
 mod version;
 mod yaml;
 
-use super::{FactError, Facts, Files, depth, has, in_app, joined, parsed};
+use super::{FactError, Facts, Files, depth, in_app, joined, parsed};
 use locks::Manager;
 use manifest::Manifest;
 
@@ -45,7 +45,7 @@ pub fn collect(files: &dyn Files, facts: &mut Facts) -> Result<(), FactError> {
 /// The folders of the package.json that may be the application's: the root's,
 /// or else those one level down that look like more than a stray file.
 fn folders(files: &dyn Files) -> Result<Vec<String>, FactError> {
-    if has(files, "package.json") {
+    if files.has("package.json") {
         return Ok(vec![String::new()]);
     }
     let mut found = Vec::new();

@@ -15,7 +15,7 @@ mod version;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{FactError, Facts, Files, Refusal, has, in_app, parsed};
+use super::{FactError, Facts, Files, Refusal, in_app, parsed};
 use package::{Package, Source};
 use pyproject::Pyproject;
 use version::{Asked, Release};
@@ -87,7 +87,7 @@ pub fn dependencies(files: &dyn Files, facts: &mut Facts) -> Result<Option<Manif
     facts.insert("python.lock", path, path);
     let mut inputs = BTreeSet::from([path.to_owned()]);
     let mut beside = |names: &[&str]| {
-        inputs.extend(names.iter().filter(|name| has(files, name)).map(|name| (*name).to_owned()));
+        inputs.extend(names.iter().filter(|name| files.has(name)).map(|name| (*name).to_owned()));
     };
     let project = pyproject.as_ref();
     if ["uv", "poetry", "pdm"].contains(&manager) && project.is_none() {
@@ -121,7 +121,7 @@ pub fn dependencies(files: &dyn Files, facts: &mut Facts) -> Result<Option<Manif
         packages.into_iter().map(|package| (path.to_owned(), package)).collect();
     for member in members {
         let manifest = format!("{member}/pyproject.toml");
-        inputs.extend(Some(manifest).filter(|manifest| has(files, manifest)));
+        inputs.extend(Some(manifest).filter(|manifest| files.has(manifest)));
     }
     if manager == "pip" {
         let tree = requirements::follow(files, path)?;
@@ -150,7 +150,7 @@ pub fn dependencies(files: &dyn Files, facts: &mut Facts) -> Result<Option<Manif
     let inputs: Vec<String> = inputs.into_iter().collect();
     facts.insert("python.inputs", inputs.join("\n"), path);
     record(path, &located, facts);
-    let src = files.paths().iter().copied().find(|found| {
+    let src = files.paths().find(|found| {
         let inner = found.strip_prefix("src/").and_then(|rest| rest.strip_suffix("/__init__.py"));
         inner.is_some_and(|package| !package.contains('/')) && in_app(found)
     });
@@ -165,7 +165,7 @@ fn decide(
     files: &dyn Files,
     pyproject: Option<&Pyproject>,
 ) -> Result<Option<(&'static str, &'static str)>, FactError> {
-    let mut locks = LOCKS.iter().copied().filter(|(path, _)| has(files, path));
+    let mut locks = LOCKS.iter().copied().filter(|(path, _)| files.has(path));
     if let Some((path, manager)) = locks.next() {
         if let Some((other, _)) = locks.next() {
             let message =
@@ -174,7 +174,7 @@ fn decide(
         }
         return Ok(Some((path, manager)));
     }
-    if let Some(path) = REQUIREMENTS.into_iter().find(|path| has(files, path)) {
+    if let Some(path) = REQUIREMENTS.into_iter().find(|path| files.has(path)) {
         return Ok(Some((path, "pip")));
     }
     let project = pyproject.is_some_and(|pyproject| pyproject.has_project);

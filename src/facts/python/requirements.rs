@@ -103,7 +103,7 @@ fn included(files: &dyn Files, from: &str, target: &str, line: usize) -> Result<
     let Some(path) = resolve(from, target) else {
         return Err(refuse(format!("`{target}` lies outside the source: move the file into it")));
     };
-    if !crate::facts::has(files, &path) {
+    if !files.has(&path) {
         return Err(refuse(format!("`{path}` does not exist, or an ignore rule excludes it")));
     }
     Ok(path)

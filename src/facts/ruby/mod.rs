@@ -19,7 +19,7 @@ mod version;
 
 use std::collections::BTreeSet;
 
-use super::{FactError, Facts, Files, below, has, joined, parsed};
+use super::{FactError, Facts, Files, below, joined, parsed};
 use declared::Declared;
 use gemfile::Asked;
 use lock::Kind;
@@ -59,7 +59,7 @@ struct Gemfiles {
 
 /// States the `ruby.*`, `rack.*`, `puma.*` and `rails.*` facts.
 pub fn collect(files: &dyn Files, facts: &mut Facts) {
-    let Some(manifest) = MANIFESTS.iter().find(|manifest| has(files, manifest.gemfile)) else {
+    let Some(manifest) = MANIFESTS.iter().find(|manifest| files.has(manifest.gemfile)) else {
         return;
     };
     facts.insert("ruby.gemfile", manifest.gemfile, manifest.gemfile);
@@ -74,7 +74,7 @@ pub fn collect(files: &dyn Files, facts: &mut Facts) {
 /// States all but the `rails.*` facts.
 fn gems(files: &dyn Files, manifest: &Manifest, facts: &mut Facts) -> Result<(), FactError> {
     for (name, path) in [("rack.config", "config.ru"), ("puma.config", "config/puma.rb")] {
-        if has(files, path) {
+        if files.has(path) {
             facts.insert(name, path, path);
         }
     }
@@ -117,7 +117,7 @@ fn gemfiles(files: &dyn Files, first: &str) -> Result<Gemfiles, FactError> {
         }
         for text in &gemfile.strings {
             let places = [folder.as_str(), ""].map(|folder| joined(folder, text));
-            let there = places.into_iter().flatten().filter(|place| has(files, place));
+            let there = places.into_iter().flatten().filter(|place| files.has(place));
             found.inputs.extend(there);
         }
         for text in &gemfile.paths {
@@ -129,7 +129,7 @@ fn gemfiles(files: &dyn Files, first: &str) -> Result<Gemfiles, FactError> {
                 let parent = path.rsplit_once('/').map_or("", |(parent, _)| parent);
                 path.ends_with(".gemspec") && Some(parent) == place.as_deref()
             };
-            found.inputs.extend(files.paths().iter().copied().filter(gemspec).map(str::to_owned));
+            found.inputs.extend(files.paths().filter(gemspec).map(str::to_owned));
         }
         found
             .ruby

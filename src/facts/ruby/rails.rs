@@ -5,7 +5,7 @@
 //! it has.
 
 use super::Manifest;
-use crate::facts::{FactError, Facts, Files, has};
+use crate::facts::{FactError, Facts, Files};
 
 /// Gems of asset pipelines, in the order in which one is named.
 const ASSETS: [(&str, &str); 9] = [
@@ -52,7 +52,7 @@ const COMPILED: &str = "public/assets/";
 /// A file that cannot be read.
 pub fn state(files: &dyn Files, manifest: &Manifest, facts: &mut Facts) -> Result<(), FactError> {
     const APPLICATION: &str = "config/application.rb";
-    if !has(files, APPLICATION) || !has(files, manifest.lock) {
+    if !files.has(APPLICATION) || !files.has(manifest.lock) {
         return Ok(());
     }
     let railties = facts.fact("ruby.gem.railties").cloned();
@@ -80,7 +80,7 @@ pub fn state(files: &dyn Files, manifest: &Manifest, facts: &mut Facts) -> Resul
             facts.insert(name, value, origin);
         }
     }
-    if let Some(path) = files.paths().iter().copied().find(|path| is_asset_manifest(path)) {
+    if let Some(path) = files.paths().find(|path| is_asset_manifest(path)) {
         facts.insert("rails.assets.ready", path, path);
     }
     const PRODUCTION: &str = "config/environments/production.rb";
