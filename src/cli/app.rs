@@ -149,9 +149,8 @@ impl App {
     }
 
     fn facts(&self, snapshot: &Snapshot) -> Result<Facts, Failure> {
-        let mut facts =
-            facts::collect(&SnapshotFiles::new(snapshot))
-                .map_err(|error| notices::with_left_out(error.into(), snapshot))?;
+        let mut facts = facts::collect(&SnapshotFiles::new(snapshot))
+            .map_err(|error| notices::with_left_out(error.into(), snapshot))?;
         if !self.settings.python.extras.is_empty() {
             facts.insert("python.extras", self.settings.python.extras.join(" "), "forge.toml");
         }

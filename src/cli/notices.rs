@@ -129,10 +129,8 @@ fn dockerignore(snapshot: &Snapshot) -> Option<Notice> {
         1 => Some(format!("one {one}")),
         number => Some(format!("{number} {one}s")),
     };
-    let parts: Vec<String> = [counted(files, "file"), counted(folders, "folder")]
-        .into_iter()
-        .flatten()
-        .collect();
+    let parts: Vec<String> =
+        [counted(files, "file"), counted(folders, "folder")].into_iter().flatten().collect();
     if parts.is_empty() {
         return None;
     }

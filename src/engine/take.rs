@@ -151,9 +151,8 @@ fn joined(mut lists: Vec<Tree>, union: &Union) -> Tree {
 
 /// Those entries of a union that are others in its tree.
 fn changed(lists: &[Tree], union: &Union) -> Tree {
-    let is_link = |[input, number]: &[usize; 2]| {
-        matches!(lists[*input].at(*number).1, Node::HardLink { .. })
-    };
+    let is_link =
+        |[input, number]: &[usize; 2]| matches!(lists[*input].at(*number).1, Node::HardLink { .. });
     let first_name = |[input, number]: [usize; 2]| match lists[input].at(number).1 {
         Node::HardLink { to } => [input, lists[input].find(to).map_or(number, |first| first)],
         _ => [input, number],

@@ -34,8 +34,7 @@ pub fn collect(files: &dyn Files, facts: &mut Facts) -> Result<(), FactError> {
     let mut app =
         App { files, folder: &folder, src: facts.contains("python.src"), paths: Vec::new() };
     // Of all others nobody asks.
-    let asked =
-        files.paths().filter(|path| path.ends_with(".py") || path.ends_with(".po"));
+    let asked = files.paths().filter(|path| path.ends_with(".py") || path.ends_with(".po"));
     app.paths = asked.filter_map(|path| Some((path, app.inner(path)?))).collect();
     // They are in order, and stay so where they are equally deep.
     app.paths.sort_by_cached_key(|(_, inner)| depth(inner));
@@ -102,10 +101,7 @@ fn for_production(module: &str, files: &dyn Files) -> Option<String> {
 fn manage(files: &dyn Files, django: bool) -> Result<Vec<String>, FactError> {
     let mut found: Vec<(&str, bool)> = Vec::new();
     let named = |path: &str| path == "manage.py" || path.ends_with("/manage.py");
-    for path in files
-        .paths()
-        .filter(|path| named(path) && depth(path) <= DEEPEST && in_app(path))
-    {
+    for path in files.paths().filter(|path| named(path) && depth(path) <= DEEPEST && in_app(path)) {
         let mentions = files.read(path)?.is_some_and(|text| text.contains(VARIABLE));
         if mentions || django {
             found.push((path, mentions));

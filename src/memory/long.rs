@@ -259,7 +259,8 @@ fn grow(file: &File, mapped: &mut MmapMut, wanted: usize) -> io::Result<()> {
 fn reserve(mut file: &File, length: usize) -> io::Result<()> {
     match rustix::fs::fallocate(file, FallocateFlags::empty(), 0, length as u64) {
         Err(Errno::OPNOTSUPP | Errno::NOSYS) => {
-            let mut left = length.saturating_sub(usize::try_from(file.metadata()?.len()).unwrap_or(0));
+            let mut left =
+                length.saturating_sub(usize::try_from(file.metadata()?.len()).unwrap_or(0));
             let zeros = vec![0; AT_ONCE.min(left)];
             io::Seek::seek(&mut file, io::SeekFrom::End(0))?;
             while left > 0 {

@@ -86,6 +86,15 @@ impl<T: Pod + Send + Sync> Paths<T> {
         Err(low)
     }
 
+    /// The numbers of all paths in the order of these, and of the same ones as they were added.
+    #[must_use]
+    pub fn in_order(&self) -> Long<usize> {
+        let mut numbers: Long<usize> = (0..self.len()).collect();
+        let path = |number: &usize| self.path(*number);
+        numbers.sort_by(|one, other| path(one).cmp(path(other)).then(one.cmp(other)));
+        numbers
+    }
+
     /// Changes what is noted of each path, on all processors.
     ///
     /// # Errors

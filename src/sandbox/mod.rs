@@ -37,8 +37,8 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 pub use child::main as child_main;
-pub use recording::{MOST_READ, Reads};
 use recording::Recording;
+pub use recording::{MOST_READ, Reads};
 
 /// The hidden argument with which this program becomes a sandbox's first process.
 pub const CHILD_ARGUMENT: &str = "__sandbox";

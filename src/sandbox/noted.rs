@@ -110,7 +110,7 @@ pub(super) fn note(root: &Path) -> Result<Notes, SandboxError> {
 
 fn note_below(root: &Path, below: &Path, notes: &mut Notes) -> Result<(), SandboxError> {
     let folder = root.join(below);
-    let mut found = Vec::new();
+    let mut found = Paths::default();
     for entry in fs::read_dir(&folder).map_err(failed("read", &folder))? {
         let entry = entry.map_err(failed("read", &folder))?;
         let name = entry.file_name();
@@ -118,11 +118,11 @@ fn note_below(root: &Path, below: &Path, notes: &mut Notes) -> Result<(), Sandbo
             continue;
         }
         let metadata = entry.metadata().map_err(failed("read", &entry.path()))?;
-        found.push((name, Noted::of(&metadata)));
+        found.push(name.as_bytes(), Noted::of(&metadata), b"");
     }
-    found.sort_unstable_by(|(one, _), (other, _)| one.cmp(other));
-    for (name, noted) in found {
-        let path = below.join(name);
+    for number in found.in_order().iter() {
+        let noted = *found.about(number);
+        let path = below.join(OsStr::from_bytes(found.path(number)));
         notes.push(&path, noted);
         if noted.is_directory() {
             note_below(root, &path, notes)?;

@@ -84,7 +84,13 @@ impl Looked {
     }
 
     /// Says what is in a folder.
-    pub(super) fn set(&mut self, number: usize, place: Place, name: Option<Digest>, needed: Needed) {
+    pub(super) fn set(
+        &mut self,
+        number: usize,
+        place: Place,
+        name: Option<Digest>,
+        needed: Needed,
+    ) {
         let about = *self.folders.about(number);
         let counts = usize::from(name.is_some());
         let about = About { place, counts, name: name.unwrap_or(about.name), ..about };
@@ -101,8 +107,7 @@ impl Looked {
         for number in (0..self.len()).rev() {
             let below = self.folders.about(number).below;
             let below = below..below + self.names(number).count();
-            counts[number] =
-                self.folders.about(number).counts > 0 || counts[below].contains(&true);
+            counts[number] = self.folders.about(number).counts > 0 || counts[below].contains(&true);
         }
         counts
     }

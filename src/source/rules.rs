@@ -557,12 +557,15 @@ pub fn matcher<'a>(
     })
 }
 
+/// Folders of which is remembered what patterns say: files come in the order of folders.
+const MOST_FOLDERS: usize = 10_000;
+
 /// Patterns of the `.gitignore` language, of which one that matches takes a path in, and one
 /// with `!` leaves it out.
 #[derive(Clone, Debug)]
 pub struct Matching {
     rules: Gitignore,
-    /// What they say of folders, each asked once.
+    /// What they say of folders; of [`MOST_FOLDERS`] at most.
     folders: HashMap<String, bool>,
     /// What they say of the folder that was asked for last: the next file is often in it too.
     last: Option<(String, bool)>,
@@ -601,6 +604,9 @@ impl Matching {
             *known
         } else {
             let is_in = self.is_in(folder, true);
+            if self.folders.len() >= MOST_FOLDERS {
+                self.folders.clear();
+            }
             self.folders.insert(folder.to_owned(), is_in);
             is_in
         };

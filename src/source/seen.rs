@@ -135,7 +135,8 @@ impl Noting {
     pub(super) fn add(&mut self, known: &Known<'_>) {
         self.buffer.clear();
         // Only a type that cannot be written at all fails.
-        self.buffer = postcard::to_extend(known, std::mem::take(&mut self.buffer)).unwrap_or_default();
+        self.buffer =
+            postcard::to_extend(known, std::mem::take(&mut self.buffer)).unwrap_or_default();
         self.bytes.extend_from_slice(&self.buffer);
     }
 }
@@ -163,7 +164,8 @@ impl<'s> Notes<'s> {
     pub(super) fn keep(&self, before: Option<Folder<'_>>, rules: Digest, noting: Noting) -> Place {
         let whole = Whole::Noted(noting.bytes);
         let Whole::Noted(bytes) = &whole else { return Place::zeroed() };
-        let now = Folder { place: Place { rules, whole: 0, from: 0, to: bytes.len() }, whole: &whole };
+        let now =
+            Folder { place: Place { rules, whole: 0, from: 0, to: bytes.len() }, whole: &whole };
         let place = now.place;
         if let Some(before) = before.filter(|before| now.is(before)) {
             return before.place;
@@ -329,9 +331,10 @@ pub(super) fn now() -> i64 {
 impl PartialEq for Seen {
     fn eq(&self, other: &Seen) -> bool {
         self.folders.len() == other.folders.len()
-            && self.all().zip(other.all()).all(|((path, folder), (others, other))| {
-                path == others && folder.is(&other)
-            })
+            && self
+                .all()
+                .zip(other.all())
+                .all(|((path, folder), (others, other))| path == others && folder.is(&other))
     }
 }
 

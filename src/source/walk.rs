@@ -259,7 +259,8 @@ impl Walk<'_> {
             self.need(&path, &names, &ignores, &mut here);
             here.par_iter_mut().zip(contents).with_min_len(AT_ONCE).try_for_each(
                 |(here, content)| {
-                    here.look = self.look(&path, &opened, names.name(here.number), here, content)?;
+                    here.look =
+                        self.look(&path, &opened, names.name(here.number), here, content)?;
                     Ok(())
                 },
             )?;
@@ -345,15 +346,14 @@ impl Walk<'_> {
             }
             _ if !here.counts() => Ok(Look::Nothing),
             Kind::Link => {
-                let target =
-                    rustix::fs::readlinkat(opened, name, Vec::new()).map_err(refused)?;
+                let target = rustix::fs::readlinkat(opened, name, Vec::new()).map_err(refused)?;
                 let target = target.into_string();
                 let target = target.map_err(|_| SourceError::Name { path: full() })?;
                 Ok(Look::Link(target))
             }
             Kind::File => {
-                let stat = rustix::fs::statat(opened, name, AtFlags::SYMLINK_NOFOLLOW)
-                    .map_err(refused)?;
+                let stat =
+                    rustix::fs::statat(opened, name, AtFlags::SYMLINK_NOFOLLOW).map_err(refused)?;
                 let stamp = Stamp::of(&stat);
                 let before = before.filter(|(before, _)| *before == stamp);
                 let digest = before.map(|(_, digest)| digest);

@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{AtFlags, Timespec, Timestamps, UTIME_OMIT};
 
 use super::{Store, StoreError, failed};
+use crate::memory::Paths;
 use crate::tree::{Node, STAMP, Tree};
 
 /// A folder under the store's `tmp/`; removed on drop.
@@ -120,7 +121,7 @@ fn open_up(path: &Path) -> io::Result<()> {
 /// files they would mean something else than their package meant.
 pub(super) fn normalise(folder: &Path) -> Result<(), StoreError> {
     let mut pending = vec![folder.to_owned()];
-    let mut directories = Vec::new();
+    let mut directories = Paths::default();
     while let Some(path) = pending.pop() {
         for entry in fs::read_dir(&path).map_err(failed("read", &path))? {
             let entry = entry.map_err(failed("read", &path))?;
@@ -149,12 +150,12 @@ pub(super) fn normalise(folder: &Path) -> Result<(), StoreError> {
                 stamp(&child)?;
             }
         }
-        directories.push(path);
+        directories.push(path.as_os_str().as_bytes(), 0_u8, b"");
     }
     // Children first: touching a child changes nothing in its parent's time, but
     // chmod above may have come later than the parent's stamp.
-    for path in directories.iter().rev() {
-        stamp(path)?;
+    for (path, _) in directories.iter().rev() {
+        stamp(Path::new(OsStr::from_bytes(path)))?;
     }
     Ok(())
 }

@@ -124,12 +124,11 @@ impl Entries {
 
     /// In the order of their paths; of those with the same path the last counts.
     fn sorted(self) -> Entries {
-        let mut order: Vec<usize> = (0..self.len()).collect();
-        order.sort_by(|one, other| self.path(*one).cmp(self.path(*other)));
+        let order = self.paths.in_order();
         let mut sorted = Entries::default();
-        for (at, &number) in order.iter().enumerate() {
+        for (at, number) in order.iter().enumerate() {
             let is_last =
-                order.get(at + 1).is_none_or(|&next| self.path(next) != self.path(number));
+                at + 1 == order.len() || self.path(*order.at(at + 1)) != self.path(number);
             if is_last {
                 sorted.push_last(self.path(number), self.node(number));
             }

@@ -259,9 +259,7 @@ impl Tree {
     /// Bytes of all files, each counted once.
     #[must_use]
     pub fn size(&self) -> u64 {
-        self.iter()
-            .map(|(_, node)| if let Node::File { size, .. } = node { size } else { 0 })
-            .sum()
+        self.iter().map(|(_, node)| if let Node::File { size, .. } = node { size } else { 0 }).sum()
     }
 
     /// The tree with the directories that lead to each entry added where they are missing, with

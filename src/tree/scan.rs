@@ -12,6 +12,7 @@ use std::path::Path;
 use super::entries::Entries;
 use super::{Node, OPAQUE_ATTRIBUTE, Tree, TreeError};
 use crate::digest::Digest;
+use crate::memory::Paths;
 
 impl Tree {
     /// Reads the tree below `root`, hashing files on all processors.
@@ -37,6 +38,10 @@ impl Tree {
     }
 }
 
+// What there is at a name: an entry, and in a folder what is below.
+const HERE: u8 = 0;
+const BELOW: u8 = 1;
+
 /// What has been found so far, in the order of paths; files are hashed afterwards.
 struct Scan {
     entries: Entries,
@@ -49,24 +54,24 @@ struct Scan {
 impl Scan {
     fn directory(&mut self, full: &Path, path: &mut Vec<u8>) -> Result<(), TreeError> {
         let failed = |source| TreeError::Io { path: full.to_owned(), source };
-        let mut found = Vec::new();
+        let mut found = Paths::default();
         for entry in fs::read_dir(full).map_err(failed)? {
             let entry = entry.map_err(failed)?;
             let name = entry.file_name().into_vec();
             if entry.file_type().map_err(failed)?.is_dir() {
                 // What is in `a` comes after `a.x`, and `a` itself before.
-                found.push([name.as_slice(), b"/"].concat());
+                found.push(&[name.as_slice(), b"/"].concat(), BELOW, b"");
             }
-            found.push(name);
+            found.push(&name, HERE, b"");
         }
-        found.sort_unstable();
         let length = path.len();
-        for name in found {
+        for number in found.in_order().iter() {
             if length > 0 {
                 path.push(b'/');
             }
-            let is_below = name.last() == Some(&b'/');
-            let name = name.strip_suffix(b"/").unwrap_or(&name);
+            let is_below = *found.about(number) == BELOW;
+            let name = found.path(number);
+            let name = name.strip_suffix(b"/").unwrap_or(name);
             path.extend_from_slice(name);
             let child = full.join(OsStr::from_bytes(name));
             if is_below {

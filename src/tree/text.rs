@@ -98,7 +98,11 @@ fn parse_line<'l>(line: &str, leads: &'l mut Vec<u8>) -> Option<(Vec<u8>, Node<'
         },
         kind @ ("link" | "hard") => {
             *leads = unescape(words.next()?)?;
-            if kind == "link" { Node::Symlink { target: leads } } else { Node::HardLink { to: leads } }
+            if kind == "link" {
+                Node::Symlink { target: leads }
+            } else {
+                Node::HardLink { to: leads }
+            }
         }
         "gone" => Node::Whiteout,
         _ => return None,
