@@ -1,44 +1,17 @@
-//! Compiles the launcher, so that forge carries it and can put it into images.
-//!
-//! It is one call of rustc, without cargo: the launcher has no dependencies,
-//! and a nested cargo would wait for the lock that this build holds. The same
-//! sources and the same rustc, linker and libc give the same bytes, in any
-//! folder, profile and mode, because nothing of the outer build's flags gets in.
+//! Compiles the launcher, so that forge carries it and can put it into images; and says its digest,
+//! so that no build works it out.
+
+#[path = "build/launcher.rs"]
+mod launcher;
 
 use std::env;
-use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, exit};
+use std::process::exit;
 
-/// Where the launcher lies in the repository.
-const SOURCES: &str = "src/launcher";
+use launcher::{Launcher, compile, sources};
+use sha2::{Digest, Sha256};
 
-/// Variables by which flags or wrappers of the outer build would get in.
-const FOREIGN: [&str; 6] = [
-    "CARGO_ENCODED_RUSTFLAGS",
-    "RUSTFLAGS",
-    "RUSTC_WORKSPACE_WRAPPER",
-    "RUSTC_WRAPPER",
-    "RUSTC_FORCE_RUSTC_VERSION",
-    "RUSTC_BOOTSTRAP",
-];
-
-/// One call of rustc.
-pub struct Launcher {
-    /// The compiler.
-    pub rustc: OsString,
-    /// The linker, where cargo is told to use a certain one.
-    pub linker: Option<OsString>,
-    /// The machine that images are for.
-    pub target: String,
-    /// The root of the repository.
-    pub root: PathBuf,
-    /// The file to write.
-    pub output: PathBuf,
-}
-
-#[allow(dead_code, reason = "the launcher's tests take this file as a module")]
 fn main() {
     let variable = |name| env::var_os(name).unwrap_or_else(|| panic!("cargo sets {name}"));
     let launcher = Launcher {
@@ -49,82 +22,19 @@ fn main() {
         output: Path::new(&variable("OUT_DIR")).join("forge-launcher"),
     };
     println!("cargo::rerun-if-changed=build.rs");
+    println!("cargo::rerun-if-changed=build/launcher.rs");
     for source in sources(&launcher.root) {
         println!("cargo::rerun-if-changed={}", source.display());
     }
-    if let Err(reason) = compile(&launcher) {
+    let compiled = compile(&launcher).and_then(|()| {
+        fs::read(&launcher.output)
+            .map_err(|error| format!("cannot read `{}`: {error}", launcher.output.display()))
+    });
+    let bytes = compiled.unwrap_or_else(|reason| {
         eprintln!("{reason}");
         exit(1);
-    }
+    });
+    let digest: String = Sha256::digest(&bytes).iter().map(|byte| format!("{byte:02x}")).collect();
     println!("cargo::rustc-env=FORGE_LAUNCHER={}", launcher.output.display());
-}
-
-/// Writes the launcher.
-///
-/// # Errors
-/// What rustc says, after a sentence on what to do about it.
-pub fn compile(launcher: &Launcher) -> Result<(), String> {
-    let mut remap = OsString::from("--remap-path-prefix=");
-    remap.push(&launcher.root);
-    remap.push("=/forge");
-    let mut command = Command::new(&launcher.rustc);
-    command
-        .current_dir(&launcher.root)
-        .args(["--crate-name=forge_launcher", "--crate-type=bin", "--edition=2024"])
-        .arg(format!("--target={}", launcher.target))
-        .args(["-Ctarget-feature=+crt-static", "-Copt-level=z", "-Clto=fat"])
-        .args(["-Ccodegen-units=1", "-Cpanic=abort", "-Cstrip=symbols", "-Cembed-bitcode=yes"])
-        // Small: no table of relocations, no index for unwinding, which it never does.
-        .args(["-Crelocation-model=static", "-Clink-arg=-Wl,--no-eh-frame-hdr"])
-        .arg(remap)
-        .arg("-o")
-        .arg(&launcher.output)
-        .arg(format!("{SOURCES}/main.rs"));
-    if let Some(linker) = &launcher.linker {
-        let mut flag = OsString::from("-Clinker=");
-        flag.push(linker);
-        command.arg(flag);
-    }
-    for name in FOREIGN {
-        command.env_remove(name);
-    }
-    let shown = launcher.rustc.to_string_lossy();
-    let result = command.output().map_err(|err| format!("cannot run `{shown}`: {err}"))?;
-    if result.status.success() {
-        return Ok(());
-    }
-    let said = String::from_utf8_lossy(&result.stderr);
-    Err(format!("cannot compile the launcher: {}\n\n{said}", advice(&said, &launcher.target)))
-}
-
-/// What to do about a failed compilation, from what rustc said.
-fn advice(said: &str, target: &str) -> String {
-    let no_libc = ["cannot find -lc", "unable to find library -lc", "rcrt1.o", "libc.a"];
-    if no_libc.iter().any(|sign| said.contains(sign)) {
-        "it is linked statically, and the static C library (libc.a) is missing; install libc6-dev \
-         (Debian, Ubuntu) or glibc-static (Fedora, RHEL)"
-            .to_owned()
-    } else if said.contains("can't find crate for `std`") {
-        format!("the standard library for {target} is missing; run `rustup target add {target}`")
-    } else {
-        "rustc refused it".to_owned()
-    }
-}
-
-/// The launcher's source files, sorted; its tests in a folder of their own are not among them.
-pub fn sources(root: &Path) -> Vec<PathBuf> {
-    let (mut sources, mut folders) = (Vec::new(), vec![root.join(SOURCES)]);
-    while let Some(folder) = folders.pop() {
-        let listed = fs::read_dir(&folder).and_then(Iterator::collect::<Result<Vec<_>, _>>);
-        for entry in listed.unwrap_or_else(|err| panic!("{}: {err}", folder.display())) {
-            let path = entry.path();
-            if path.is_dir() && !path.ends_with("tests") {
-                folders.push(path);
-            } else if path.extension().is_some_and(|extension| extension == "rs") {
-                sources.push(path);
-            }
-        }
-    }
-    sources.sort();
-    sources
+    println!("cargo::rustc-env=FORGE_LAUNCHER_SHA256={digest}");
 }

@@ -1,7 +1,6 @@
 //! How the image starts: the process types, from buildpacks, Procfile and wishes, and the
 //! launcher with its table.
 
-use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
@@ -9,7 +8,7 @@ use super::planner::{Wishes, required};
 use super::template::holds;
 use super::{Buildpack, BuildpackError};
 use crate::facts::Facts;
-use crate::plan::{APP_FOLDER, Action, MadeFile, Preparation, Process, Start, Step};
+use crate::plan::{APP_FOLDER, Action, MadeContent, MadeFile, Preparation, Process, Start, Step};
 
 const LAUNCHER: &str = "cnb/lifecycle/launcher";
 const TABLE: &str = "layers/config/metadata.toml";
@@ -128,7 +127,7 @@ pub(super) fn start(chain: &[&Buildpack], wishes: &Wishes) -> Result<Start, Buil
 pub(super) fn launcher_step(
     processes: &BTreeMap<String, Process>,
     start: &Start,
-    launcher: Cow<'static, [u8]>,
+    launcher: MadeContent,
 ) -> Step {
     let link = |target: &str| MadeFile::Link { target: target.to_owned() };
     let table = table(processes, start).into_bytes();

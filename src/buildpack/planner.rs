@@ -1,6 +1,5 @@
 //! Facts and buildpacks in, plan out.
 
-use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::launch::{ProcessWish, launcher_step, processes, start};
@@ -8,7 +7,7 @@ use super::steps::{Maker, in_image, source_step};
 use super::template::{Filled, fill, holds};
 use super::{Buildpack, BuildpackError, DerivedFact, Library, StepTemplate};
 use crate::facts::Facts;
-use crate::plan::{Hint, ImageRecipe, LayerRecipe, Plan, Start, Step};
+use crate::plan::{Hint, ImageRecipe, LayerRecipe, MadeContent, Plan, Start, Step};
 
 /// What the user asks for beyond what facts say.
 #[derive(Clone, Debug, Default)]
@@ -36,7 +35,7 @@ pub struct Wishes {
     /// Labels of the image.
     pub labels: BTreeMap<String, String>,
     /// The launcher's bytes.
-    pub launcher: Cow<'static, [u8]>,
+    pub launcher: MadeContent,
 }
 
 /// A plan and how it came about.

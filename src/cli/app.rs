@@ -19,6 +19,7 @@ use crate::event::{Event, Events, FactShown, StepShown};
 use crate::facts::{self, FactError, Facts, Files};
 use crate::lock::{self, Lock};
 use crate::memory::Bytes;
+use crate::plan::MadeContent;
 use crate::registry::{Access, RegistryError};
 use crate::sandbox::{self, Mode};
 use crate::source::{IgnoredConfig, Remembered, Rules, Seen, Snapshot};
@@ -26,6 +27,14 @@ use crate::store::{Store, Table};
 
 /// The launcher that images start with, compiled by the build script.
 const LAUNCHER: &[u8] = include_bytes!(env!("FORGE_LAUNCHER"));
+
+/// The launcher with its digest, which the build script knows.
+fn launcher() -> MadeContent {
+    match Digest::from_hex(env!("FORGE_LAUNCHER_SHA256")) {
+        Ok(digest) => MadeContent::known(LAUNCHER, digest),
+        Err(_) => LAUNCHER.into(),
+    }
+}
 
 /// What every command that plans takes.
 #[derive(Clone, Debug, Args)]
@@ -189,7 +198,7 @@ impl App {
                 .collect(),
             start: settings.start.clone(),
             labels: settings.labels.clone(),
-            launcher: LAUNCHER.into(),
+            launcher: launcher(),
         };
         let planned = buildpack::plan(&library, &facts, &wishes)
             .map_err(|error| self.explain(error.into(), snapshot))

@@ -101,7 +101,8 @@ pub(super) fn made_tree(files: &BTreeMap<String, MadeFile>) -> Tree {
     let made = files.iter().map(|(path, file)| {
         let node = match file {
             MadeFile::File { content, mode } => {
-                Node::File { mode: *mode, size: content.len() as u64, digest: Digest::of(content) }
+                let size = content.bytes().len() as u64;
+                Node::File { mode: *mode, size, digest: content.digest() }
             }
             MadeFile::Link { target } => Node::Symlink { target: target.as_bytes() },
             MadeFile::Folder { mode } => Node::Directory { mode: *mode, opaque: false },
@@ -138,7 +139,7 @@ fn write_files(
         }
         match file {
             MadeFile::File { content, mode } => {
-                fs::write(&full, content)?;
+                fs::write(&full, content.bytes())?;
                 fs::set_permissions(&full, fs::Permissions::from_mode(*mode))?;
             }
             MadeFile::Link { target } => std::os::unix::fs::symlink(target, &full)?,

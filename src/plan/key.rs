@@ -160,7 +160,7 @@ pub(super) fn definition(step: &Step, platform: &str) -> Fields {
                 fields.text(path);
                 match file {
                     MadeFile::File { content, mode } => {
-                        fields.text("file").number(u64::from(*mode)).bytes(content)
+                        fields.text("file").number(u64::from(*mode)).bytes(content.bytes())
                     }
                     MadeFile::Link { target } => fields.text("link").text(target),
                     MadeFile::Folder { mode } => fields.text("folder").number(u64::from(*mode)),

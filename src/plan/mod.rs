@@ -154,15 +154,55 @@ pub struct Selection {
     pub rules: Vec<String>,
 }
 
+/// What is in a file that forge makes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MadeContent {
+    bytes: Cow<'static, [u8]>,
+    digest: Digest,
+}
+
+impl Default for MadeContent {
+    fn default() -> MadeContent {
+        Vec::new().into()
+    }
+}
+
+impl MadeContent {
+    /// Bytes that have this digest.
+    #[must_use]
+    pub fn known(bytes: &'static [u8], digest: Digest) -> MadeContent {
+        MadeContent { bytes: Cow::Borrowed(bytes), digest }
+    }
+
+    /// The bytes.
+    #[must_use]
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    /// Their digest.
+    #[must_use]
+    pub fn digest(&self) -> Digest {
+        self.digest
+    }
+}
+
+impl<B: Into<Cow<'static, [u8]>>> From<B> for MadeContent {
+    fn from(bytes: B) -> MadeContent {
+        let bytes = bytes.into();
+        MadeContent { digest: Digest::of(&bytes), bytes }
+    }
+}
+
 /// A file or link that forge itself puts into the image.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum MadeFile {
     /// A regular file.
     File {
-        /// Its bytes.
+        /// What is in it.
         #[serde(skip)]
-        content: Cow<'static, [u8]>,
+        content: MadeContent,
         /// Permission bits.
         mode: u32,
     },

@@ -74,9 +74,13 @@ impl Names {
 
     /// The name with a number below [`Names::len`].
     pub(super) fn name(&self, number: usize) -> &str {
-        let [from, to, _] = *self.entries.at(number);
         // They were text.
-        std::str::from_utf8(self.text.slice(from, to)).unwrap_or_default()
+        std::str::from_utf8(self.bytes(number)).unwrap_or_default()
+    }
+
+    fn bytes(&self, number: usize) -> &[u8] {
+        let [from, to, _] = *self.entries.at(number);
+        self.text.slice(from, to)
     }
 
     pub(super) fn kind(&self, number: usize) -> Kind {
@@ -88,13 +92,13 @@ impl Names {
         let (mut low, mut high) = (0, self.len());
         while low < high {
             let middle = low.midpoint(high);
-            if self.name(middle) < name {
+            if self.bytes(middle) < name.as_bytes() {
                 low = middle + 1;
             } else {
                 high = middle;
             }
         }
-        let is_it = low < self.len() && self.name(low) == name;
+        let is_it = low < self.len() && self.bytes(low) == name.as_bytes();
         (is_it && matches!(self.kind(low), Kind::File | Kind::Link)).then_some(low)
     }
 }

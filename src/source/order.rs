@@ -43,9 +43,6 @@ pub(super) struct Looked {
 #[repr(C)]
 struct About {
     place: Place,
-    /// A name of those in it that count, if there are any.
-    name: Digest,
-    counts: usize,
     /// The number of the first folder in it.
     below: usize,
 }
@@ -84,16 +81,8 @@ impl Looked {
     }
 
     /// Says what is in a folder.
-    pub(super) fn set(
-        &mut self,
-        number: usize,
-        place: Place,
-        name: Option<Digest>,
-        needed: Needed,
-    ) {
-        let about = *self.folders.about(number);
-        let counts = usize::from(name.is_some());
-        let about = About { place, counts, name: name.unwrap_or(about.name), ..about };
+    pub(super) fn set(&mut self, number: usize, place: Place, needed: Needed) {
+        let about = About { place, ..*self.folders.about(number) };
         self.folders.set_about(number, about);
         if !needed.is_empty() {
             self.needed.insert(number, needed);
@@ -107,7 +96,8 @@ impl Looked {
         for number in (0..self.len()).rev() {
             let below = self.folders.about(number).below;
             let below = below..below + self.names(number).count();
-            counts[number] = self.folders.about(number).counts > 0 || counts[below].contains(&true);
+            let is_named = self.folders.about(number).place.name().is_some();
+            counts[number] = is_named || counts[below].contains(&true);
         }
         counts
     }
@@ -124,8 +114,7 @@ impl Looked {
         let mut entered = Long::default();
         let mut enter = |number: usize| {
             entered.push(number);
-            let About { name, counts, .. } = self.folders.about(number);
-            if *counts > 0 {
+            if let Some(name) = self.folders.about(number).place.name() {
                 whole.text(self.path(number)).digest(name);
             }
         };

@@ -15,7 +15,7 @@ use rustix::fs::{FileType, Stat};
 use serde::{Deserialize, Serialize};
 
 use super::rules::Decision;
-use crate::digest::Digest;
+use crate::digest::{Digest, Fields};
 use crate::memory::{Bytes, Long, Paths};
 
 /// How old a change must be for the next one to be told from it, in seconds: the coarsest
@@ -59,6 +59,10 @@ enum Whole {
 pub(super) struct Place {
     /// A name of the rules that decided.
     pub(super) rules: Digest,
+    /// A name of those in it that count, folders excepted, if there are any: the same as long as
+    /// its bytes are.
+    name: Digest,
+    is_named: usize,
     /// The number of the whole, and the bytes there.
     whole: usize,
     from: usize,
@@ -69,6 +73,10 @@ impl Place {
     /// Nowhere yet, by rules of this name.
     pub(super) fn new(rules: Digest) -> Place {
         Place { rules, ..Place::zeroed() }
+    }
+
+    pub(super) fn name(&self) -> Option<&Digest> {
+        (self.is_named > 0).then_some(&self.name)
     }
 }
 
@@ -151,7 +159,7 @@ pub(super) struct Notes<'s> {
 #[derive(Default)]
 struct Noted {
     short: Long<u8>,
-    long: Vec<Long<u8>>,
+    long: Vec<Whole>,
 }
 
 impl<'s> Notes<'s> {
@@ -163,22 +171,22 @@ impl<'s> Notes<'s> {
     /// Keeps what was noted of a folder.
     pub(super) fn keep(&self, before: Option<Folder<'_>>, rules: Digest, noting: Noting) -> Place {
         let whole = Whole::Noted(noting.bytes);
-        let Whole::Noted(bytes) = &whole else { return Place::zeroed() };
-        let now =
-            Folder { place: Place { rules, whole: 0, from: 0, to: bytes.len() }, whole: &whole };
-        let place = now.place;
+        let place = Place { to: whole.len(), ..Place::new(rules) };
+        let now = Folder { place, whole: &whole };
         if let Some(before) = before.filter(|before| now.is(before)) {
             return before.place;
         }
+        let name = name(now.entries());
+        let is_named = usize::from(name.is_some());
+        let place = Place { name: name.unwrap_or(place.name), is_named, ..place };
         let mut noted = self.noted.lock().unwrap_or_else(PoisonError::into_inner);
         let first = self.before.wholes.len();
-        let Whole::Noted(bytes) = whole else { return place };
-        if bytes.len() > LONG {
-            noted.long.push(bytes);
+        if whole.len() > LONG {
+            noted.long.push(whole);
             return Place { whole: first + noted.long.len(), ..place };
         }
         let from = noted.short.len();
-        noted.short.extend_from_slice(bytes.slice(0, bytes.len()));
+        noted.short.extend_from_slice(whole.part(0, whole.len()));
         Place { whole: first, from, to: noted.short.len(), ..place }
     }
 
@@ -187,10 +195,28 @@ impl<'s> Notes<'s> {
         let Noted { mut short, long } =
             self.noted.into_inner().unwrap_or_else(PoisonError::into_inner);
         short.shrink();
-        let noted = [short].into_iter().chain(long).map(|bytes| Arc::new(Whole::Noted(bytes)));
+        let noted = [Whole::Noted(short)].into_iter().chain(long).map(Arc::new);
         let wholes = self.before.wholes.iter().map(Arc::clone).chain(noted).collect();
         Seen { wholes, folders: Paths::default() }
     }
+}
+
+/// A name of those that count, folders excepted, if there are any.
+fn name(entries: Entries<'_>) -> Option<Digest> {
+    let mut fields = Fields::new("forge-source-folder");
+    let mut counted = 0_u64;
+    for Known { name, found, .. } in entries {
+        match found {
+            Found::Link(target) => fields.text(name).text("link").text(target),
+            Found::File { executable, stamp, digest, .. } => {
+                let kind = if executable { "program" } else { "file" };
+                fields.text(name).text(kind).number(stamp.size()).digest(&digest)
+            }
+            Found::Nothing | Found::Folder => continue,
+        };
+        counted += 1;
+    }
+    (counted > 0).then(|| fields.finish())
 }
 
 /// What is in a folder, one after another.
@@ -374,7 +400,8 @@ impl Seen {
         to.write_all(&bytes(&(VERSION, self.folders.len())))?;
         for (key, folder) in self.all() {
             let place = folder.place;
-            to.write_all(&bytes(&(key, place.rules, place.to - place.from)))?;
+            let head = (key, place.rules, place.name(), place.to - place.from);
+            to.write_all(&bytes(&head))?;
             folder.parts().try_for_each(|part| to.write_all(part))?;
         }
         Ok(())
@@ -392,11 +419,14 @@ impl Seen {
         let mut folders = Paths::default();
         for _ in 0..count {
             let some = bytes.some_from(at);
-            let ((key, rules, length), more) =
-                postcard::take_from_bytes::<(&[u8], Digest, usize)>(some).ok()?;
+            let ((key, rules, name, length), more) =
+                postcard::take_from_bytes::<(&[u8], Digest, Option<Digest>, usize)>(some).ok()?;
             let from = at + some.len() - more.len();
             at = from.checked_add(length).filter(|end| *end <= bytes.len())?;
-            folders.push(key, Place { rules, whole: 0, from, to: at }, b"");
+            let is_named = usize::from(name.is_some());
+            let place = Place::new(rules);
+            let name = name.unwrap_or(place.name);
+            folders.push(key, Place { name, is_named, from, to: at, ..place }, b"");
         }
         let whole = Arc::new(Whole::Kept(bytes));
         (at == whole.len()).then_some(Seen { wholes: vec![whole], folders })

@@ -77,8 +77,8 @@ pub(super) fn walk(
     let All { mut looked, waiting, .. } = all;
     let waiting: Vec<(usize, Waiting)> = waiting.into_iter().collect();
     let read = waiting.into_par_iter().map(|(number, waiting)| Ok((number, walk.end(waiting)?)));
-    for (number, (place, name, needed)) in read.collect::<Result<Vec<_>, SourceError>>()? {
-        looked.set(number, place, name, needed);
+    for (number, (place, needed)) in read.collect::<Result<Vec<_>, SourceError>>()? {
+        looked.set(number, place, needed);
     }
     Ok(looked.in_order(walk.notes.end()))
 }
@@ -102,7 +102,7 @@ impl All {
             self.looked.push(&path, rules, &folders);
             self.ignores.push(ignores);
             match is {
-                Is::Known(place, name, needed) => self.looked.set(number, place, name, needed),
+                Is::Known(place, needed) => self.looked.set(number, place, needed),
                 Is::Waiting(waiting) => drop(self.waiting.insert(number, waiting)),
             }
         }
@@ -141,10 +141,9 @@ struct LookedInto {
     is: Is,
 }
 
-/// What is in a folder: where that is noted, a name of those that count if there are any, and what
-/// is said of some because of the others.
+/// What is in a folder: where that is noted, and what is said of some because of the others.
 enum Is {
-    Known(Place, Option<Digest>, Needed),
+    Known(Place, Needed),
     Waiting(Waiting),
 }
 
@@ -274,20 +273,17 @@ impl Walk<'_> {
             }
             self.settle(&path, &names, here, &mut settled)?;
         }
-        let Settled { noting, counted, needed } = settled;
-        let place = self.notes.keep(before, rules, noting);
-        let is = Is::Known(place, counted.map(|mut fields| fields.finish()), needed);
+        let is = Is::Known(self.notes.keep(before, rules, settled.noting), settled.needed);
         Ok(LookedInto { path, rules, ignores, folders, is })
     }
 
     /// Reads the files of a folder that has waited.
-    fn end(&self, waiting: Waiting) -> Result<(Place, Option<Digest>, Needed), SourceError> {
+    fn end(&self, waiting: Waiting) -> Result<(Place, Needed), SourceError> {
         let Waiting { path, rules, names, here } = waiting;
         let mut settled = Settled::default();
         self.settle(&path, &names, here, &mut settled)?;
-        let Settled { noting, counted, needed } = settled;
-        let place = self.notes.keep(self.before.folder(&path), rules, noting);
-        Ok((place, counted.map(|mut fields| fields.finish()), needed))
+        let place = self.notes.keep(self.before.folder(&path), rules, settled.noting);
+        Ok((place, settled.needed))
     }
 
     /// What rules say of an entry, if they say anything.
@@ -318,7 +314,6 @@ impl Walk<'_> {
         for mut here in here {
             let name = names.name(here.number);
             to.noting.add(&here.known(name, self.began));
-            to.count(name, &here.look);
             to.needed.extend(here.needed.take().map(|needed| (here.number, needed)));
         }
         Ok(())
@@ -427,26 +422,7 @@ impl Walk<'_> {
 #[derive(Default)]
 struct Settled {
     noting: Noting,
-    /// A name of those that count, folders excepted, if there are any.
-    counted: Option<Fields>,
     needed: Needed,
-}
-
-impl Settled {
-    fn count(&mut self, name: &str, look: &Look) {
-        if matches!(look, Look::Nothing | Look::Folder) {
-            return;
-        }
-        let fields = self.counted.get_or_insert_with(|| Fields::new("forge-source-folder"));
-        match look {
-            Look::Link(target) => drop(fields.text(name).text("link").text(target)),
-            Look::File { executable, stamp, digest: Some(digest), .. } => {
-                let kind = if *executable { "program" } else { "file" };
-                fields.text(name).text(kind).number(stamp.size()).digest(digest);
-            }
-            Look::Nothing | Look::Folder | Look::File { digest: None, .. } => {}
-        }
-    }
 }
 
 fn open(at: impl AsFd, path: impl rustix::path::Arg) -> io::Result<OwnedFd> {

@@ -4,11 +4,12 @@ use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::PathBuf;
 
+use libdeflater::Crc;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::{Content, Store, StoreError, failed};
-use crate::digest::{Digest, Hasher};
+use crate::digest::Digest;
 use crate::memory::Bytes;
 
 /// A kind of record; each has its own folder and format number.
@@ -67,6 +68,28 @@ impl Table {
     }
 }
 
+/// Bytes of a checksum. It is for what a disk does to a file, not for what people do: these only
+/// save work, and a digest of what is read in each build would cost more than the reading.
+const SUM: usize = 4;
+
+/// Writes, and sums up what was written (CRC-32).
+struct Summed<'w> {
+    to: &'w mut dyn Write,
+    sum: Crc,
+}
+
+impl Write for Summed<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let written = self.to.write(bytes)?;
+        self.sum.update(&bytes[..written]);
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.to.flush()
+    }
+}
+
 impl Store {
     pub(super) fn record_path(&self, table: Table, key: &Digest) -> PathBuf {
         self.root.join("records").join(table.folder()).join(key.hex())
@@ -99,18 +122,16 @@ impl Store {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(failed("read", &path)(error)),
         };
-        let length = bytes.len().saturating_sub(Digest::LENGTH);
-        let digest = bytes.part(length..bytes.len()).to_vec();
+        let Some(length) = bytes.len().checked_sub(SUM) else { return Ok(None) };
+        let wanted = bytes.part(length..bytes.len()).to_vec();
         let bytes = bytes.first(length);
-        let mut hasher = Hasher::new(io::sink());
-        for part in bytes.parts() {
-            hasher.write_all(part).map_err(failed("read", &path))?;
-        }
-        Ok((hasher.finish().0.bytes() == digest.as_slice()).then_some(bytes))
+        let mut sum = Crc::new();
+        bytes.parts().for_each(|part| sum.update(part));
+        Ok((sum.sum().to_le_bytes() == wanted.as_slice()).then_some(bytes))
     }
 
     /// Records for `key` the bytes that `content` writes, the same each time that it is asked,
-    /// with their digest behind them; the last writer wins.
+    /// with their checksum behind them; the last writer wins.
     ///
     /// # Errors
     /// The disk refused.
@@ -121,10 +142,10 @@ impl Store {
         content: &Content<'_>,
     ) -> Result<(), StoreError> {
         self.write_atomically(&self.record_path(table, key), &|to| {
-            let mut hasher = Hasher::new(to);
-            content(&mut hasher)?;
-            let (digest, _, to) = hasher.finish();
-            to.write_all(digest.bytes())
+            let mut summed = Summed { to, sum: Crc::new() };
+            content(&mut summed)?;
+            let Summed { to, sum } = summed;
+            to.write_all(&sum.sum().to_le_bytes())
         })
     }
 

@@ -1,6 +1,6 @@
 //! The launcher as a program: called by a name with arguments, judged by what
 //! it prints and how it ends. The last tests take the static one that forge
-//! embeds, compiled by forge's own `build.rs`.
+//! embeds, compiled as forge's own `build.rs` does.
 
 mod common;
 
@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::atomic::{AtomicU32, Ordering};
 
-#[path = "../../../build.rs"]
+#[path = "../../../build/launcher.rs"]
 mod build;
 
 const LAUNCHER: &str = env!("CARGO_BIN_EXE_forge-launcher");
