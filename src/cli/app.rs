@@ -379,7 +379,7 @@ const AT_HAND: usize = 100_000;
 
 impl SnapshotFiles<'_> {
     fn new(snapshot: &Snapshot) -> SnapshotFiles<'_> {
-        let few = snapshot.len() <= AT_HAND;
+        let few = snapshot.entries() <= AT_HAND;
         let paths = if few { snapshot.files().collect() } else { Vec::new() };
         SnapshotFiles { snapshot, paths }
     }
@@ -387,7 +387,7 @@ impl SnapshotFiles<'_> {
 
 impl Files for SnapshotFiles<'_> {
     fn paths(&self) -> Box<dyn Iterator<Item = &str> + '_> {
-        if self.snapshot.len() <= AT_HAND {
+        if self.snapshot.entries() <= AT_HAND {
             Box::new(self.paths.iter().copied())
         } else {
             Box::new(self.snapshot.files())

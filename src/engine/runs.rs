@@ -106,7 +106,9 @@ impl Files {
                 Box::new(std::iter::from_fn(move || {
                     let some = bytes.some_from(at);
                     let (file, more) = postcard::take_from_bytes(some).ok()?;
-                    at += some.len() - more.len();
+                    let length = some.len() - more.len();
+                    bytes.pass(at, at + length);
+                    at += length;
                     Some(file)
                 }))
             }

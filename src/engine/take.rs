@@ -166,7 +166,7 @@ fn changed(lists: &[Tree], union: &Union) -> Tree {
         let file = first_name([input, number]);
         match (node, names.get_mut(&file)) {
             (Node::Directory { mode, opaque: true }, _) => {
-                changed.add(path, Node::Directory { mode: mode, opaque: false });
+                changed.add(path, Node::Directory { mode, opaque: false });
             }
             (_, Some(Some(first))) => {
                 changed.add(path, Node::HardLink { to: first });

@@ -9,11 +9,14 @@ use std::time::Instant;
 use super::{Engine, EngineError, Known, Output, State, differences};
 use crate::digest::{Digest, Fields};
 use crate::event::{Event, Reason};
-use crate::plan::recorded::{PathSet, PathSets, strong_key, weak_key};
+use crate::plan::recorded::{MOST_PATHS, PathSet, PathSets, strong_key, weak_key};
 use crate::plan::{Action, Step};
 use crate::sandbox::{MOST_READ, Reads};
 use crate::store::Table;
 use crate::tree::{Node, Tree};
+
+// What one run reads can be kept.
+const _: () = assert!(MOST_READ <= MOST_PATHS);
 
 /// A traced step of this build.
 pub(super) struct Traced {

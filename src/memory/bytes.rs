@@ -6,7 +6,7 @@ use std::ops::Range;
 
 use memmap2::{Mmap, UncheckedAdvice};
 
-use super::long::{AT_ONCE, IN_MEMORY};
+use super::long::{AT_ONCE, IN_MEMORY, is_mapped_safely};
 
 /// Bytes that are enough for paths, and what is said of one: no system has longer ones than 4096.
 const SOME: usize = 64 << 10;
@@ -30,9 +30,9 @@ impl Bytes {
     /// # Errors
     /// The file cannot be read.
     pub fn of(mut file: File) -> io::Result<Bytes> {
-        if file.metadata()?.len() > IN_MEMORY as u64 {
+        if file.metadata()?.len() > IN_MEMORY as u64 && is_mapped_safely(&file) {
             // SAFETY: files that are given to this are written under another name and are put in
-            // their place when they are whole, so this one stays as it is.
+            // their place when they are whole, so this one stays as it is, also when it is removed.
             #[allow(unsafe_code, reason = "files are mapped no other way")]
             if let Ok(mapped) = unsafe { Mmap::map(&file) } {
                 let length = mapped.len();
@@ -70,24 +70,37 @@ impl Bytes {
         }
     }
 
-    /// Those in a range, which ends where they end or before.
+    /// Those in a range, as far as there are any.
     #[must_use]
     pub fn part(&self, range: Range<usize>) -> &[u8] {
+        self.pass(range.start, range.end);
+        self.peek(range)
+    }
+
+    /// The same for who looks ahead, and says with [`Bytes::pass`] how far he came.
+    #[must_use]
+    pub fn peek(&self, range: Range<usize>) -> &[u8] {
+        let end = range.end.min(self.length);
+        &self.all()[range.start.min(end)..end]
+    }
+
+    /// Those from one on, not many: what is read there is shorter. To be told how far he came.
+    #[must_use]
+    pub fn some_from(&self, from: usize) -> &[u8] {
+        self.peek(from..from.saturating_add(SOME))
+    }
+
+    /// Lets go of what is in memory of a file, each time that a part of it was passed.
+    pub fn pass(&self, from: usize, to: usize) {
         if let Place::File(mapped) = &self.place
-            && range.start / AT_ONCE != range.end / AT_ONCE
+            && from / AT_ONCE != to / AT_ONCE
         {
-            // SAFETY: nobody writes into the mapping; who reads it next has the same bytes from the file.
+            // SAFETY: nobody writes into the mapping; who reads it next has the same bytes from the
+            // file.
             #[allow(unsafe_code, reason = "there is no safe way to say it")]
             let _stays_in_memory_if_refused =
                 unsafe { mapped.unchecked_advise(UncheckedAdvice::DontNeed) };
         }
-        &self.all()[range]
-    }
-
-    /// Those from one on, not many: what is read there is shorter.
-    #[must_use]
-    pub fn some_from(&self, from: usize) -> &[u8] {
-        self.part(from..self.length.min(from + SOME))
     }
 
     /// All in parts, one behind another.

@@ -3,14 +3,13 @@
 use std::cmp::Ordering;
 use std::fmt::{self, Debug, Formatter};
 use std::fs::File;
-use std::io::{self, Write};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
 use bytemuck::Pod;
 use memmap2::{MmapMut, RemapOptions, UncheckedAdvice};
-use rustix::fs::FallocateFlags;
-use rustix::io::Errno;
+use rustix::fs::{FallocateFlags, FsWord, IFlags};
 
 /// Bytes up to which a list stays in memory: what tens of thousands of files need.
 pub(super) const IN_MEMORY: usize = 2 << 20;
@@ -36,7 +35,12 @@ pub struct Long<T> {
 
 enum Place<T> {
     Memory(Vec<T>),
-    File { file: File, mapped: MmapMut, length: usize },
+    /// The file is there as long as the list may grow.
+    File {
+        file: Option<File>,
+        mapped: MmapMut,
+        length: usize,
+    },
 }
 
 impl<T> Default for Long<T> {
@@ -67,6 +71,9 @@ impl<T: Pod> FromIterator<T> for Long<T> {
 }
 
 impl<T: Pod> Long<T> {
+    /// Items of no length have no place.
+    const HAS_LENGTH: () = assert!(size_of::<T>() > 0);
+
     /// How many items there are.
     #[must_use]
     pub fn len(&self) -> usize {
@@ -116,7 +123,19 @@ impl<T: Pod> Long<T> {
     #[must_use]
     pub fn slice(&self, from: usize, to: usize) -> &[T] {
         self.pass(from, to);
+        self.peek(from, to)
+    }
+
+    /// The same for who looks ahead, and says with [`Long::pass`] how far he came.
+    #[must_use]
+    pub fn peek(&self, from: usize, to: usize) -> &[T] {
         &self.all()[from..to]
+    }
+
+    /// Whether it lies in a file.
+    #[must_use]
+    pub fn is_in_file(&self) -> bool {
+        matches!(self.place, Place::File { .. })
     }
 
     /// Has items changed that lie next to each other, so many that all processors have something
@@ -144,6 +163,7 @@ impl<T: Pod> Long<T> {
 
     /// Adds items.
     pub fn extend_from_slice(&mut self, items: &[T]) {
+        let () = Self::HAS_LENGTH;
         let (from, to) = (self.len(), self.len() + items.len());
         self.make_room(to);
         match &mut self.place {
@@ -171,7 +191,7 @@ impl<T: Pod> Long<T> {
                 if wanted <= now {
                     return;
                 }
-                match grow(file, mapped, wanted.max(now + now / 4)) {
+                match grow(file.as_ref(), mapped, wanted.max(now + now / 4)) {
                     Ok(()) => return,
                     Err(_) => Err(()),
                 }
@@ -188,10 +208,12 @@ impl<T: Pod> Long<T> {
         });
     }
 
-    /// Gives back room that is not used.
+    /// Gives back what is only for a list that grows: what comes then may go into memory.
     pub fn shrink(&mut self) {
-        if let Place::Memory(items) = &mut self.place {
-            items.shrink_to_fit();
+        match &mut self.place {
+            Place::Memory(items) => items.shrink_to_fit(),
+            // A process may have few open.
+            Place::File { file, .. } => *file = None,
         }
     }
 
@@ -210,7 +232,7 @@ impl<T: Pod> Long<T> {
     }
 
     /// Lets go of what is in memory of a file, each time that a part of it was passed.
-    fn pass(&self, from: usize, to: usize) {
+    pub fn pass(&self, from: usize, to: usize) {
         if let Place::File { .. } = self.place
             && from * size_of::<T>() / AT_ONCE != to * size_of::<T>() / AT_ONCE
         {
@@ -218,7 +240,8 @@ impl<T: Pod> Long<T> {
         }
     }
 
-    fn let_go(&self) {
+    /// Lets go of what is in memory of a file.
+    pub fn let_go(&self) {
         if let Place::File { mapped, .. } = &self.place {
             // SAFETY: the mapping is shared with its file, which has all that was written; who
             // reads it next, in whatever thread, has the same bytes from there.
@@ -236,17 +259,21 @@ fn folder() -> Option<PathBuf> {
 /// A list with room for so many items, and more, in a file.
 fn in_file<T: Pod>(folder: &Path, all: &[T], items: usize) -> io::Result<Place<T>> {
     let file = tempfile::tempfile_in(folder)?;
+    if !is_mapped_safely(&file) {
+        return Err(io::ErrorKind::Unsupported.into());
+    }
     reserve(&file, items * size_of::<T>() * 2)?;
-    // SAFETY: the file has no name, so nobody else can make it shorter, and its room is there.
+    // SAFETY: the file has no name, so nobody else can make it shorter, and its room is there for as
+    // long as it is: where file systems do not keep such a promise, none is mapped.
     #[allow(unsafe_code, reason = "files are mapped no other way")]
     let mut mapped = unsafe { MmapMut::map_mut(&file)? };
     let bytes = bytemuck::cast_slice(all);
     mapped[..bytes.len()].copy_from_slice(bytes);
-    Ok(Place::File { file, mapped, length: all.len() })
+    Ok(Place::File { file: Some(file), mapped, length: all.len() })
 }
 
-fn grow(file: &File, mapped: &mut MmapMut, wanted: usize) -> io::Result<()> {
-    reserve(file, wanted)?;
+fn grow(file: Option<&File>, mapped: &mut MmapMut, wanted: usize) -> io::Result<()> {
+    reserve(file.ok_or(io::ErrorKind::Unsupported)?, wanted)?;
     // SAFETY: whoever holds the mapping alone refers to nothing in it, and the file has the room.
     #[allow(unsafe_code, reason = "there is no safe way to do it")]
     unsafe {
@@ -254,24 +281,30 @@ fn grow(file: &File, mapped: &mut MmapMut, wanted: usize) -> io::Result<()> {
     }
 }
 
-/// Makes a file so long, and sees to it that there is room for it on the disk: what is written
-/// into a mapping and finds none ends the process.
-fn reserve(mut file: &File, length: usize) -> io::Result<()> {
-    match rustix::fs::fallocate(file, FallocateFlags::empty(), 0, length as u64) {
-        Err(Errno::OPNOTSUPP | Errno::NOSYS) => {
-            let mut left =
-                length.saturating_sub(usize::try_from(file.metadata()?.len()).unwrap_or(0));
-            let zeros = vec![0; AT_ONCE.min(left)];
-            io::Seek::seek(&mut file, io::SeekFrom::End(0))?;
-            while left > 0 {
-                let now = zeros.len().min(left);
-                file.write_all(&zeros[..now])?;
-                left -= now;
-            }
-            Ok(())
-        }
-        done => Ok(done?),
-    }
+/// Whether a mapping of a file is as good as the file: what was reserved is there when it is written
+/// to, also again, and what was written is there when it is read. A process that finds otherwise is
+/// ended, so it must be known: network file systems and those of other programs promise less.
+pub(super) fn is_mapped_safely(file: &File) -> bool {
+    // statfs(2).
+    const BTRFS: FsWord = 0x9123_683e;
+    const OTHERS: [FsWord; 5] = [
+        0xef53,      // ext2, ext3, ext4
+        0x5846_5342, // XFS
+        0xf2f5_2010, // F2FS
+        0x0102_1994, // tmpfs, which is memory
+        0x794c_7630, // overlayfs: of one of these, in general
+    ];
+    let Ok(found) = rustix::fs::fstatfs(file) else { return false };
+    let kind = found.f_type;
+    // Btrfs writes again to another place, unless it is told not to.
+    let is_new = || file.metadata().is_ok_and(|metadata| metadata.len() == 0);
+    OTHERS.contains(&kind)
+        || kind == BTRFS && (!is_new() || rustix::fs::ioctl_setflags(file, IFlags::NOCOW).is_ok())
+}
+
+/// Makes a file so long, and sees to it that there is room for it on the disk.
+fn reserve(file: &File, length: usize) -> io::Result<()> {
+    Ok(rustix::fs::fallocate(file, FallocateFlags::empty(), 0, length as u64)?)
 }
 
 #[cfg(test)]
@@ -322,7 +355,7 @@ mod tests {
         list.extend(0..1000);
         // A file that does not grow.
         if let Place::File { file, .. } = &mut list.place {
-            *file = File::open("/proc/self/exe").expect("open");
+            *file = Some(File::open("/proc/self/exe").expect("open"));
         }
         list.extend(1000..500_000);
         assert!(matches!(list.place, Place::Memory(_)));

@@ -92,6 +92,8 @@ impl<T: Pod + Send + Sync> Paths<T> {
         let mut numbers: Long<usize> = (0..self.len()).collect();
         let path = |number: &usize| self.path(*number);
         numbers.sort_by(|one, other| path(one).cmp(path(other)).then(one.cmp(other)));
+        self.bytes.let_go();
+        self.ends.let_go();
         numbers
     }
 

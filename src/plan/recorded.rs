@@ -47,10 +47,10 @@ pub struct PathSet(pub BTreeSet<String>);
 /// Under one weak key: what runs have read, newest first.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PathSets {
-    /// No two are the same, and there are at most [`MOST`].
+    /// No two are the same, and there are at most [`MOST`], of [`MOST_PATHS`] paths.
     pub sets: Vec<PathSet>,
     /// Whether a recording was found to miss something: then the one set has all files that
-    /// the step is given, and no other counts.
+    /// the step is given, if they can be listed, and no other counts.
     #[serde(default)]
     pub distrusted: bool,
 }

@@ -123,7 +123,9 @@ fn copy_folder(
                 fs::hard_link(first, &target).map_err(failed("link", &target))?;
             } else {
                 fs::copy(&source, &target).map_err(failed("copy", &source))?;
-                links.insert((metadata.dev(), metadata.ino()), target.clone());
+                if metadata.nlink() > 1 {
+                    links.insert((metadata.dev(), metadata.ino()), target.clone());
+                }
             }
         } else if !(kind.is_char_device() && metadata.rdev() == 0) {
             return Err(failed("copy the special file", &source)(

@@ -170,7 +170,7 @@ impl Snapshot {
 
     /// How many files, links and folders there are.
     #[must_use]
-    pub fn len(&self) -> usize {
+    pub fn entries(&self) -> usize {
         self.tree.len()
     }
 
@@ -195,7 +195,7 @@ impl Snapshot {
     pub fn content(&self, path: &str) -> Option<Content> {
         match self.node(path)? {
             Node::File { mode, size, digest } => {
-                Some(Content { executable: mode & 0o111 != 0, size: size, digest: digest })
+                Some(Content { executable: mode & 0o111 != 0, size, digest })
             }
             _ => None,
         }

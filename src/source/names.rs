@@ -55,6 +55,7 @@ impl Names {
         let Names { text, entries } = &mut names;
         let name = |[from, to, _]: &[usize; 3]| text.slice(*from, *to);
         entries.sort_by(|one, other| name(one).cmp(name(other)));
+        text.let_go();
         Ok(names)
     }
 

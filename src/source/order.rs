@@ -1,7 +1,7 @@
 //! Folders that were looked into, one by one, and the same in the order of paths.
 
 use std::collections::BTreeMap;
-use std::iter::{Enumerate, Peekable};
+use std::iter::Peekable;
 use std::{slice, vec};
 
 use bytemuck::{Pod, Zeroable};
@@ -25,6 +25,10 @@ pub(super) struct Walked {
     /// A name of the files and links: where it is the same, they are.
     pub(super) name: Digest,
 }
+
+/// A folder of which what was noted cannot be read any more.
+#[derive(Debug)]
+pub(super) struct Unreadable(pub(super) String);
 
 /// What is said of entries of a folder because of the others: the number of each, and what.
 pub(super) type Needed = Vec<(usize, Box<Decision>)>;
@@ -74,6 +78,13 @@ impl Looked {
         names.split_inclusive('/')
     }
 
+    /// The name that begins there, in bytes, of those of the folders in one.
+    pub(super) fn name_from(&self, number: usize, at: usize) -> Option<String> {
+        let name =
+            self.folders.besides(number).get(at..)?.split_inclusive(|byte| *byte == b'/').next()?;
+        std::str::from_utf8(name).ok().map(str::to_owned)
+    }
+
     /// Says that the folders in one begin with this number.
     pub(super) fn set_below(&mut self, number: usize, below: usize) {
         let about = About { below, ..*self.folders.about(number) };
@@ -103,7 +114,10 @@ impl Looked {
     }
 
     /// All of it in the order of paths. `seen` has what is in the folders, and no folders.
-    pub(super) fn in_order(self, mut seen: Seen) -> Walked {
+    ///
+    /// # Errors
+    /// What was noted cannot be read any more: rather no image than one without some files.
+    pub(super) fn in_order(self, mut seen: Seen) -> Result<Walked, Unreadable> {
         let leads = self.leading();
         let leading = || Node::Directory { mode: 0o755, opaque: false };
         let mut path = APP_FOLDER.to_owned();
@@ -122,10 +136,15 @@ impl Looked {
         let mut open = vec![Open::new(&self, &seen, 0, &leads, path.len())];
         while let Some(folder) = open.last_mut() {
             path.truncate(folder.length);
-            let Some((number, known)) = folder.entries.next() else {
+            let Some(known) = folder.entries.next() else {
+                if !folder.is_whole() {
+                    return Err(Unreadable(path[APP_FOLDER.len()..].to_owned()));
+                }
                 open.pop();
                 continue;
             };
+            let number = folder.number;
+            folder.number += 1;
             // A folder comes before `name.x`, and what is in it after that.
             while let Some(name) = folder.leading.next_if(|name| *name < known.name) {
                 path.extend(["/", name]);
@@ -145,6 +164,9 @@ impl Looked {
                 Found::Folder => {
                     let below = folder.below;
                     folder.below += 1;
+                    if folder.is_beyond() {
+                        return Err(Unreadable(path[APP_FOLDER.len()..].to_owned()));
+                    }
                     enter(below);
                     open.push(Open::new(&self, &seen, below, &leads, path.len() - 1));
                 }
@@ -162,7 +184,7 @@ impl Looked {
             seen.push(self.path(number), self.folders.about(number).place);
         }
         let (tree, decisions) = (tree.tree(), decisions.end());
-        Walked { tree, decisions, seen, name: whole.finish() }
+        Ok(Walked { tree, decisions, seen, name: whole.finish() })
     }
 }
 
@@ -170,12 +192,15 @@ impl Looked {
 struct Open<'l> {
     /// Of its path in the tree.
     length: usize,
-    entries: Enumerate<Entries<'l>>,
+    entries: Entries<'l>,
+    /// Of the next of them.
+    number: usize,
     needed: Peekable<slice::Iter<'l, (usize, Box<Decision>)>>,
     /// The folders in it that lead to something that counts, by name.
     leading: Peekable<vec::IntoIter<&'l str>>,
-    /// The number of the next folder below it.
+    /// The number of the next folder below it, and of that behind all of them.
     below: usize,
+    end: usize,
 }
 
 impl<'l> Open<'l> {
@@ -194,10 +219,22 @@ impl<'l> Open<'l> {
         let needed = looked.needed.get(&number).map(Vec::as_slice).unwrap_or_default();
         Open {
             length,
-            entries: seen.entries(place).enumerate(),
+            entries: seen.entries(place),
+            number: 0,
             needed: needed.iter().peekable(),
             leading: leading.into_iter().peekable(),
             below: *below,
+            end: *below + looked.names(number).count(),
         }
+    }
+
+    /// Whether all in it was come to.
+    fn is_whole(&self) -> bool {
+        self.entries.are_all() && self.below == self.end && self.needed.len() == 0
+    }
+
+    /// Whether there were more folders in it than it has.
+    fn is_beyond(&self) -> bool {
+        self.below > self.end
     }
 }

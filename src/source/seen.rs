@@ -29,9 +29,6 @@ const VERSION: u8 = 4;
 /// each, but a rule may be any line of a file.
 const ENTRY: usize = 64 << 10;
 
-/// Bytes of a folder from which on they lie apart from those of others.
-const LONG: usize = 1 << 20;
-
 /// Bytes that are compared or written at once.
 const AT_ONCE: usize = 64 << 10;
 
@@ -94,6 +91,10 @@ fn key(path: &str) -> String {
 }
 
 impl Whole {
+    fn is_in_file(&self) -> bool {
+        matches!(self, Whole::Noted(bytes) if bytes.is_in_file())
+    }
+
     fn len(&self) -> usize {
         match self {
             Whole::Kept(bytes) => bytes.len(),
@@ -102,9 +103,21 @@ impl Whole {
     }
 
     fn part(&self, from: usize, to: usize) -> &[u8] {
+        self.pass(from, to);
+        self.peek(from, to)
+    }
+
+    fn peek(&self, from: usize, to: usize) -> &[u8] {
         match self {
-            Whole::Kept(bytes) => bytes.part(from..to),
-            Whole::Noted(bytes) => bytes.slice(from, to),
+            Whole::Kept(bytes) => bytes.peek(from..to),
+            Whole::Noted(bytes) => bytes.peek(from, to),
+        }
+    }
+
+    fn pass(&self, from: usize, to: usize) {
+        match self {
+            Whole::Kept(bytes) => bytes.pass(from, to),
+            Whole::Noted(bytes) => bytes.pass(from, to),
         }
     }
 }
@@ -155,7 +168,7 @@ pub(super) struct Notes<'s> {
     noted: Mutex<Noted>,
 }
 
-/// Those of folders one behind another, and those of long ones.
+/// Those of folders one behind another, and those that have a file of their own.
 #[derive(Default)]
 struct Noted {
     short: Long<u8>,
@@ -170,7 +183,9 @@ impl<'s> Notes<'s> {
 
     /// Keeps what was noted of a folder.
     pub(super) fn keep(&self, before: Option<Folder<'_>>, rules: Digest, noting: Noting) -> Place {
-        let whole = Whole::Noted(noting.bytes);
+        let mut bytes = noting.bytes;
+        bytes.shrink();
+        let whole = Whole::Noted(bytes);
         let place = Place { to: whole.len(), ..Place::new(rules) };
         let now = Folder { place, whole: &whole };
         if let Some(before) = before.filter(|before| now.is(before)) {
@@ -181,7 +196,7 @@ impl<'s> Notes<'s> {
         let place = Place { name: name.unwrap_or(place.name), is_named, ..place };
         let mut noted = self.noted.lock().unwrap_or_else(PoisonError::into_inner);
         let first = self.before.wholes.len();
-        if whole.len() > LONG {
+        if whole.is_in_file() {
             noted.long.push(whole);
             return Place { whole: first + noted.long.len(), ..place };
         }
@@ -226,6 +241,13 @@ pub(super) struct Entries<'f> {
     to: usize,
 }
 
+impl Entries<'_> {
+    /// Whether all was read.
+    pub(super) fn are_all(&self) -> bool {
+        self.at == self.to
+    }
+}
+
 impl<'f> Iterator for Entries<'f> {
     type Item = Known<'f>;
 
@@ -234,9 +256,10 @@ impl<'f> Iterator for Entries<'f> {
             let (known, rest) = postcard::take_from_bytes(some).ok()?;
             Some((known, some.len() - rest.len()))
         };
-        let some = self.whole.part(self.at, self.to.min(self.at + ENTRY));
-        let found = parsed(some).or_else(|| parsed(self.whole.part(self.at, self.to)));
+        let some = self.whole.peek(self.at, self.to.min(self.at + ENTRY));
+        let found = parsed(some).or_else(|| parsed(self.whole.peek(self.at, self.to)));
         let (known, length) = found?;
+        self.whole.pass(self.at, self.at + length);
         self.at += length;
         Some(known)
     }
@@ -422,6 +445,7 @@ impl Seen {
             let ((key, rules, name, length), more) =
                 postcard::take_from_bytes::<(&[u8], Digest, Option<Digest>, usize)>(some).ok()?;
             let from = at + some.len() - more.len();
+            bytes.pass(at, from);
             at = from.checked_add(length).filter(|end| *end <= bytes.len())?;
             let is_named = usize::from(name.is_some());
             let place = Place::new(rules);
@@ -439,6 +463,7 @@ mod tests {
     use std::os::unix::fs::{PermissionsExt, symlink};
     use std::path::Path;
 
+    use super::super::order::Looked;
     use super::super::tests::app;
     use super::super::walk::walk;
     use super::super::{By, IgnoredConfig, Rules, Snapshot};
@@ -521,6 +546,26 @@ mod tests {
         let (again, _) = take(root, &rules, &seen);
         assert!(holds(&again, "a", Digest::of(b"new")));
         assert!(holds(&again, "b", said));
+    }
+
+    #[test]
+    fn no_file_is_missed_where_notes_are_damaged() {
+        let before = Seen::default();
+        let walked = |cut: usize| {
+            let notes = Notes::new(&before);
+            let mut noting = Noting::default();
+            for name in ["a", "b"] {
+                let found = Found::Link("to");
+                noting.add(&Known { name, kind: Kind::Link, decision: None, found });
+            }
+            let place = notes.keep(None, Digest::of(b"rules"), noting);
+            let mut looked = Looked::default();
+            looked.push("", place.rules, "");
+            looked.set(0, Place { to: place.to - cut, ..place }, Vec::new());
+            looked.in_order(notes.end()).map(|walked| walked.tree.len())
+        };
+        assert_eq!(walked(0).ok(), Some(3));
+        assert!((1..4).all(|cut| walked(cut).is_err()));
     }
 
     #[test]

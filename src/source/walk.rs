@@ -6,7 +6,6 @@
 //! There may be millions of files, of folders, and of entries in one: folders are looked into some
 //! at a time, and entries of one some at a time.
 
-use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
 use std::ops::Range;
@@ -18,7 +17,7 @@ use rayon::prelude::*;
 use rustix::fs::{AtFlags, CWD, Mode, OFlags};
 
 use super::names::Names;
-use super::order::{Looked, Needed, Walked};
+use super::order::{Looked, Needed, Unreadable, Walked};
 use super::rules::{AppRules, By, Decision, IgnoredConfig, LOCKS, Nested, example_of};
 use super::seen::{Folder, Found, Kind, Known, Notes, Noting, Place, Seen, Stamp};
 use super::{SourceError, failed};
@@ -32,6 +31,9 @@ const ENTRIES: usize = 8192;
 
 /// Folders that are looked into before any is noted.
 const FOLDERS: usize = 2048;
+
+/// Entries of folders that wait, at most.
+const WAITING: usize = 32_768;
 
 /// A file from this length on, in bytes, is read when all folders are known, beside others: one
 /// that takes seconds shall hold up none.
@@ -62,8 +64,9 @@ pub(super) fn walk(
         for (number, ignores) in level.clone().zip(ignores) {
             all.looked.set_below(number, all.looked.len() + next.len());
             let (path, rules) = (all.looked.path(number).to_owned(), all.looked.rules(number));
-            let names: Vec<String> = all.looked.names(number).map(str::to_owned).collect();
-            for name in names {
+            let mut at = 0;
+            while let Some(name) = all.looked.name_from(number, at) {
+                at += name.len();
                 let path = joined(&path, name.trim_end_matches('/'));
                 next.push(Next { path, ignores: Arc::clone(&ignores), rules });
                 if next.len() == FOLDERS {
@@ -74,13 +77,13 @@ pub(super) fn walk(
         all.look_into(&walk, &mut next)?;
         level = level.end..all.looked.len();
     }
-    let All { mut looked, waiting, .. } = all;
-    let waiting: Vec<(usize, Waiting)> = waiting.into_iter().collect();
-    let read = waiting.into_par_iter().map(|(number, waiting)| Ok((number, walk.end(waiting)?)));
-    for (number, (place, needed)) in read.collect::<Result<Vec<_>, SourceError>>()? {
-        looked.set(number, place, needed);
-    }
-    Ok(looked.in_order(walk.notes.end()))
+    all.end_waiting(&walk)?;
+    let looked = all.looked;
+    let walked = looked.in_order(walk.notes.end());
+    walked.map_err(|Unreadable(folder)| {
+        let path = root.join(folder.trim_start_matches('/'));
+        failed("read again what was noted of", &path)(io::ErrorKind::InvalidData.into())
+    })
 }
 
 /// What was found so far.
@@ -89,8 +92,8 @@ struct All {
     looked: Looked,
     /// The `.gitignore` files that count in the folders of the last level.
     ignores: Vec<Ignores>,
-    /// Folders with long files that are not read yet, by number.
-    waiting: BTreeMap<usize, Waiting>,
+    /// Folders with long files that are not read yet, with their numbers.
+    waiting: Vec<(usize, Waiting)>,
 }
 
 impl All {
@@ -103,8 +106,18 @@ impl All {
             self.ignores.push(ignores);
             match is {
                 Is::Known(place, needed) => self.looked.set(number, place, needed),
-                Is::Waiting(waiting) => drop(self.waiting.insert(number, waiting)),
+                Is::Waiting(waiting) => self.waiting.push((number, waiting)),
             }
+        }
+        let waiting = self.waiting.iter().map(|(_, waiting)| waiting.here.len()).sum::<usize>();
+        if waiting > WAITING { self.end_waiting(walk) } else { Ok(()) }
+    }
+
+    fn end_waiting(&mut self, walk: &Walk<'_>) -> Result<(), SourceError> {
+        let waiting = std::mem::take(&mut self.waiting).into_par_iter();
+        let read = waiting.map(|(number, waiting)| Ok((number, walk.end(waiting)?)));
+        for (number, (place, needed)) in read.collect::<Result<Vec<_>, SourceError>>()? {
+            self.looked.set(number, place, needed);
         }
         Ok(())
     }
@@ -240,8 +253,11 @@ impl Walk<'_> {
         let mut earlier = before.iter().flat_map(Folder::entries).peekable();
         let mut folders = String::new();
         let mut settled = Settled::default();
+        let mut opened = Some(opened);
         for from in (0..names.len()).step_by(ENTRIES) {
+            let Some(folder) = &opened else { break };
             let numbers = from..names.len().min(from + ENTRIES);
+            let is_last = numbers.end == names.len();
             let mut here = Vec::with_capacity(numbers.len());
             let mut contents = Vec::with_capacity(numbers.len());
             for number in numbers {
@@ -258,8 +274,7 @@ impl Walk<'_> {
             self.need(&path, &names, &ignores, &mut here);
             here.par_iter_mut().zip(contents).with_min_len(AT_ONCE).try_for_each(
                 |(here, content)| {
-                    here.look =
-                        self.look(&path, &opened, names.name(here.number), here, content)?;
+                    here.look = self.look(&path, folder, names.name(here.number), here, content)?;
                     Ok(())
                 },
             )?;
@@ -270,6 +285,10 @@ impl Walk<'_> {
             if is_long && names.len() <= ENTRIES {
                 let waiting = Waiting { path: path.clone(), rules, names, here };
                 return Ok(LookedInto { path, rules, ignores, folders, is: Is::Waiting(waiting) });
+            }
+            if is_last {
+                // Others may be looked into while files are read, and few can be open.
+                opened = None;
             }
             self.settle(&path, &names, here, &mut settled)?;
         }

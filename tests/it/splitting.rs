@@ -156,7 +156,7 @@ fn check(buildpack: &str, step: &str, files: &[(&str, &str)], lists: &[(&str, &s
     };
     let split = Split { rules: step.units.iter().map(rule).collect(), most: 24 };
     let file = Node::File { mode: 0o644, size: 3 << 20, digest: Digest::of(b"") };
-    let tree: Tree = files.iter().map(|(path, _)| (*path, file.clone())).collect();
+    let tree: Tree = files.iter().map(|(path, _)| (*path, file)).collect();
     let tree = tree.with_parents();
     let lists: BTreeMap<&[u8], &str> =
         lists.iter().map(|(path, text)| (path.as_bytes(), *text)).collect();
