@@ -143,7 +143,7 @@ fn share(
 ) -> Result<(), String> {
     let failed = |error: &dyn std::fmt::Display| error.to_string();
     let mut read = vec![0; PIECE];
-    let is_file = |(_, node): &(&[u8], &Node)| matches!(node, Node::File { .. });
+    let is_file = |(_, node): &(&[u8], Node<'_>)| matches!(node, Node::File { .. });
     for (path, _) in tree.iter().filter(is_file).skip(number).step_by(of) {
         let file = File::open(folder.join(OsStr::from_bytes(path)));
         let mut file = file.map_err(|error| failed(&error))?;
