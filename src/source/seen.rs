@@ -445,8 +445,9 @@ impl Seen {
             let ((key, rules, name, length), more) =
                 postcard::take_from_bytes::<(&[u8], Digest, Option<Digest>, usize)>(some).ok()?;
             let from = at + some.len() - more.len();
-            bytes.pass(at, from);
-            at = from.checked_add(length).filter(|end| *end <= bytes.len())?;
+            let end = from.checked_add(length).filter(|end| *end <= bytes.len())?;
+            bytes.pass(at, end);
+            at = end;
             let is_named = usize::from(name.is_some());
             let place = Place::new(rules);
             let name = name.unwrap_or(place.name);
