@@ -92,9 +92,14 @@ impl Bytes {
 
     /// Lets go of what is in memory of a file, each time that a part of it was passed.
     pub fn pass(&self, from: usize, to: usize) {
-        if let Place::File(mapped) = &self.place
-            && from / AT_ONCE != to / AT_ONCE
-        {
+        if from / AT_ONCE != to / AT_ONCE {
+            self.let_go();
+        }
+    }
+
+    /// Lets go of what is in memory of a file.
+    pub fn let_go(&self) {
+        if let Place::File(mapped) = &self.place {
             // SAFETY: nobody writes into the mapping; who reads it next has the same bytes from the
             // file.
             #[allow(unsafe_code, reason = "there is no safe way to say it")]

@@ -112,6 +112,13 @@ impl<T: Pod + Send + Sync> Paths<T> {
         })
     }
 
+    /// Lets go of what is in memory of files.
+    pub fn let_go(&self) {
+        self.bytes.let_go();
+        self.ends.let_go();
+        self.about.let_go();
+    }
+
     /// Gives back room that is not used.
     pub fn shrink(&mut self) {
         self.bytes.shrink();

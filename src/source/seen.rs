@@ -7,6 +7,7 @@
 //! (git's "racily clean" entries, Documentation/technical/racy-git.txt).
 
 use std::io::{self, Write};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -29,6 +30,9 @@ const VERSION: u8 = 4;
 /// each, but a rule may be any line of a file.
 const ENTRY: usize = 64 << 10;
 
+/// Bytes from which on two folders lie apart.
+const APART: usize = 1 << 20;
+
 /// Bytes that are compared or written at once.
 const AT_ONCE: usize = 64 << 10;
 
@@ -39,6 +43,8 @@ pub struct Seen {
     wholes: Vec<Arc<Whole>>,
     /// By their [`key`], sorted.
     folders: Paths<Place>,
+    /// About where the folder lies that was asked for last.
+    last: AtomicUsize,
 }
 
 #[derive(Debug)]
@@ -91,6 +97,13 @@ fn key(path: &str) -> String {
 }
 
 impl Whole {
+    fn let_go(&self) {
+        match self {
+            Whole::Kept(bytes) => bytes.let_go(),
+            Whole::Noted(bytes) => bytes.let_go(),
+        }
+    }
+
     fn is_in_file(&self) -> bool {
         matches!(self, Whole::Noted(bytes) if bytes.is_in_file())
     }
@@ -212,7 +225,7 @@ impl<'s> Notes<'s> {
         short.shrink();
         let noted = [Whole::Noted(short)].into_iter().chain(long).map(Arc::new);
         let wholes = self.before.wholes.iter().map(Arc::clone).chain(noted).collect();
-        Seen { wholes, folders: Paths::default() }
+        Seen { wholes, ..Seen::default() }
     }
 }
 
@@ -402,7 +415,14 @@ impl Seen {
     pub(super) fn folder(&self, path: &str) -> Option<Folder<'_>> {
         let key = key(path);
         let number = self.folders.find(|other| other.cmp(key.as_bytes())).ok()?;
-        Some(self.at(self.folders.about(number)))
+        let folder = self.at(self.folders.about(number));
+        // Folders of one level are asked for one behind another, and may lie far apart.
+        let near = folder.place.from / APART;
+        if self.last.swap(near, Ordering::Relaxed) != near {
+            self.folders.let_go();
+            folder.whole.let_go();
+        }
+        Some(folder)
     }
 
     /// Adds a folder behind all others, and says what is in it.
@@ -454,7 +474,7 @@ impl Seen {
             folders.push(key, Place { name, is_named, from, to: at, ..place }, b"");
         }
         let whole = Arc::new(Whole::Kept(bytes));
-        (at == whole.len()).then_some(Seen { wholes: vec![whole], folders })
+        (at == whole.len()).then(|| Seen { wholes: vec![whole], folders, ..Seen::default() })
     }
 }
 
