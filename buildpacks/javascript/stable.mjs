@@ -18,7 +18,9 @@ const files = (folder) =>
     .map((entry) => path.join(entry.parentPath ?? entry.path, entry.name));
 
 if (what === "npm") {
-  fs.cpSync(path.join(from, "content-v2"), path.join(to, "content-v2"), { recursive: true });
+  // Where the lock names no package, npm has fetched nothing.
+  const content = path.join(from, "content-v2");
+  if (fs.existsSync(content)) fs.cpSync(content, path.join(to, "content-v2"), { recursive: true });
 } else if (what === "lock") {
   for (const file of process.argv.slice(3).filter((file) => fs.existsSync(file))) {
     const lock = JSON.parse(fs.readFileSync(file, "utf8"));

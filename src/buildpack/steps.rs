@@ -184,7 +184,8 @@ impl Maker<'_> {
                 if text == *rule {
                     rules.push(text);
                 } else {
-                    // A fact lists files, one a line: each is meant literally.
+                    // A fact lists files, and folders with `/` behind them, one a line: each is
+                    // meant literally.
                     rules.extend(text.lines().map(|path| format!("/{}", literal(path))));
                 }
             }

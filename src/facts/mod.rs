@@ -263,13 +263,24 @@ fn joined(folder: &str, text: &str) -> Option<String> {
     Some(parts.join("/"))
 }
 
-/// Every file in a folder and below; none when it lies outside the tree.
+/// What stands for every file in a folder and below: the folder, with `/` behind it, or of the root
+/// what is in it, as there may be very many files. Nothing where there is none, and when it lies
+/// outside the tree.
 fn below(files: &dyn Files, folder: &str, text: &str) -> Vec<String> {
     let Some(place) = joined(folder, text) else { return Vec::new() };
-    let inside = |path: &&str| {
-        place.is_empty() || path.strip_prefix(&place).is_some_and(|rest| rest.starts_with('/'))
-    };
-    files.paths().filter(inside).map(str::to_owned).collect()
+    if !place.is_empty() {
+        let place = [place.as_str(), "/"].concat();
+        let is_there = files.paths().any(|path| path.starts_with(&place));
+        return is_there.then_some(place).into_iter().collect();
+    }
+    let mut found: Vec<&str> = Vec::new();
+    for path in files.paths() {
+        let end = path.find('/').map_or(path.len(), |slash| slash + 1);
+        if found.last() != Some(&&path[..end]) {
+            found.push(&path[..end]);
+        }
+    }
+    found.into_iter().map(str::to_owned).collect()
 }
 
 /// Reads and parses one file; `None` when absent.

@@ -7,8 +7,8 @@
 //!
 //! glibc gives each new thread an arena of its own, up to eight for each processor, and what
 //! a thread has freed stays with its arena: the more processors and phases of a build, the
-//! more memory that nothing is in. A first build of 100,000 files needs 64 MB at its highest
-//! and held 170; with two arenas 108, in the same time.
+//! more memory that nothing is in. A build whose lists needed 64 MB at their highest held 170; with
+//! two arenas 108, in the same time.
 //!
 //! Other C libraries have one heap, or an allocator that this says nothing to.
 

@@ -128,6 +128,30 @@ fn yarn_and_pnpm() {
     same(&[("yarn.lock", yarn), (".yarnrc.yml", "enableTelemetry: false\n")], place);
 }
 
+/// A script that runs while installing may read any file of the app; and where the lock names no
+/// package there is none to keep.
+#[test]
+fn an_app_without_packages_that_prepares_itself() {
+    let manifest = r#"{"name": "app", "private": true,
+        "scripts": {"prepare": "node src/prepare.js", "start": "node server.js"}}"#;
+    let lock = r#"{"name": "app", "lockfileVersion": 3, "requires": true,
+        "packages": {"": {"name": "app"}}}"#;
+    let prepare = "const fs = require('fs');\nfs.mkdirSync('node_modules', { recursive: true });\n\
+         fs.copyFileSync('src/said/what.txt', 'node_modules/said.txt');\n";
+    let files = [
+        ("package.json", manifest),
+        ("package-lock.json", lock),
+        ("src/prepare.js", prepare),
+        ("src/said/what.txt", "prepared"),
+        ("server.js", SERVER),
+    ];
+    let forge = Forge::new(&warm_node().0);
+    let app = with_warm_lock(app("node-alone", &files));
+    forge.build(&app, &[]);
+    let found = printed(&forge, &app, &["cat", "node_modules/said.txt"]);
+    assert_eq!(found.trim_end(), "prepared");
+}
+
 #[test]
 fn django_collects_what_the_build_script_makes() {
     let app = example("django-logbook");

@@ -88,10 +88,13 @@ fn gems(files: &dyn Files, manifest: &Manifest, facts: &mut Facts) -> Result<(),
         }
         locked::state(lock, gemfiles.declared.as_deref(), manifest, facts);
     }
-    let vendored = below(files, "", VENDOR);
-    if let Some(gem) = vendored.iter().find(|path| path.ends_with(".gem")) {
-        facts.insert("ruby.vendor", VENDOR, gem.as_str());
-        gemfiles.inputs.extend(vendored);
+    let is_vendored = |path: &&str| {
+        let inside = path.strip_prefix(VENDOR).is_some_and(|rest| rest.starts_with('/'));
+        inside && path.ends_with(".gem")
+    };
+    if let Some(gem) = files.paths().find(is_vendored) {
+        facts.insert("ruby.vendor", VENDOR, gem);
+        gemfiles.inputs.extend(below(files, "", VENDOR));
     }
     let inputs: Vec<String> = gemfiles.inputs.iter().cloned().collect();
     facts.insert("ruby.inputs", inputs.join("\n"), manifest.gemfile);

@@ -23,8 +23,8 @@ fn inputs_of_each_manager() {
     ];
     of(
         &berry,
-        ".npmrc .pnp.cjs .yarn/cache/a-npm-1.zip .yarn/patches/a.patch .yarn/plugins/x.cjs \
-         .yarn/sdks/x/y.js .yarn/versions/1.yml .yarnrc .yarnrc.yml package.json yarn.lock",
+        ".npmrc .pnp.cjs .yarn/cache/ .yarn/patches/ .yarn/plugins/ .yarn/sdks/ .yarn/versions/ \
+         .yarnrc .yarnrc.yml package.json yarn.lock",
     );
     let pnpm = [
         ("package.json", "{\"pnpm\": {\"patchedDependencies\": {\"a@1\": \"fixes/a.patch\"}}}"),
@@ -43,7 +43,7 @@ fn inputs_of_each_manager() {
     of(
         &pnpm,
         ".pnpmfile.cjs apps/new/package.json fixes/a.patch libs/a/b/package.json package.json \
-         patches/c.patch pnpm-lock.yaml pnpm-workspace.yaml",
+         patches/ pnpm-lock.yaml pnpm-workspace.yaml",
     );
     of(
         &[("package.json", "{}"), ("bun.lock", ""), ("bunfig.toml", "")],
@@ -70,16 +70,16 @@ fn inputs_of_workspaces_and_folders() {
         files.push(("package.json", manifest));
         files
     };
-    let found = "libs/l/l.js libs/l/package.json libs/m/m.js package.json packages/a/package.json \
-                 packages/b/package.json packages/b/x.js";
+    let found = "libs/l/ libs/l/package.json libs/m/ package.json packages/a/package.json \
+                 packages/b/ packages/b/package.json";
     of(&with("{\"workspaces\": [\"packages/*\"]}"), found);
     of(&with("{\"workspaces\": {\"packages\": [\"./packages/*/\"]}}"), found);
     of(
         &with("{\"workspaces\": [\"packages/*\", \"!packages/a\"]}"),
-        "package.json packages/b/package.json packages/b/x.js",
+        "package.json packages/b/ packages/b/package.json",
     );
     of(&with("{\"workspaces\": [\"{other,none}\"]}"), "other/package.json package.json");
-    of(&with("{\"devDependencies\": {\"m\": \"portal:libs/m\"}}"), "libs/m/m.js package.json");
+    of(&with("{\"devDependencies\": {\"m\": \"portal:libs/m\"}}"), "libs/m/ package.json");
     of(
         &with("{\"resolutions\": {\"m\": \"patch:m@1#./libs/m/m.js\"}}"),
         "libs/m/m.js package.json",
@@ -88,7 +88,7 @@ fn inputs_of_workspaces_and_folders() {
     some(
         &[("package.json", "{\"dependencies\": {\"me\": \"file:.\"}}"), ("a/b.js", "")],
         &["node.inputs"],
-        "a/b.js package.json",
+        "a/ package.json",
     );
     check(
         &[("package.json", "{\n\"workspaces\": [\"a[\"]}")],
@@ -113,9 +113,9 @@ fn scripts_that_run_while_installing_may_read_all() {
         some(&files, &["node.scripts.install", "node.inputs"], expected);
     };
     for name in ["preinstall", "install", "postinstall", "prepare", "prepublish"] {
-        of("", name, &format!("{name}; a.py package.json web/a.js"));
+        of("", name, &format!("{name}; a.py package.json web/"));
     }
-    of("web/", "prepare", "prepare; web/a.js web/package.json");
+    of("web/", "prepare", "prepare; web/ web/package.json");
     of("", "prestart", "-; package.json");
     let several = "{\"scripts\": {\"prepare\": \"x\", \"postinstall\": \"y\"}}";
     one(

@@ -70,7 +70,7 @@ fn a_yarn_that_the_app_brings_along() {
         &files,
         &names,
         "berry; .yarn/releases/yarn-3.2.1.cjs; 3.2.1; 3; \
-         .yarn/releases/yarn-3.2.1.cjs .yarnrc.yml package.json yarn.lock",
+         .yarn/releases/ .yarn/releases/yarn-3.2.1.cjs .yarnrc.yml package.json yarn.lock",
     );
     one(&files, "node.manager", Some(("berry", ".yarnrc.yml:3")));
     let missing = [files[0], files[1]];
