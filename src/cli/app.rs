@@ -406,3 +406,13 @@ impl Files for SnapshotFiles<'_> {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_launchers_digest_is_that_of_its_bytes() {
+        assert_eq!(launcher().digest(), Digest::of(LAUNCHER));
+    }
+}

@@ -437,6 +437,17 @@ mod tests {
     }
 
     #[test]
+    fn of_very_many_files_the_number_is_told() {
+        let none = run(|_| {}, &app(&[]), Some("1"));
+        let names: Vec<String> = (0..MOST_NAMED + 3).map(|number| format!("{number:05}")).collect();
+        let file = Node::File { mode: 0o644, size: 0, digest: Digest::of(b"") };
+        let many: Tree = names.iter().map(|name| (name, file)).collect();
+        let found = run(|_| {}, &many, Some("1")).reasons(&none);
+        assert_eq!(found.len(), MOST_NAMED + 1);
+        assert_eq!(found.last(), Some(&Reason::MoreFiles { count: 3 }));
+    }
+
+    #[test]
     fn there_and_back() {
         let files = app(&[("a", 0o644, "1"), ("b\n", 0o755, "1")])
             .with("c", Some(Node::Symlink { target: b"\xff" }));

@@ -1,6 +1,7 @@
 //! What `source` promises.
 
 use super::*;
+use crate::plan::Selection;
 
 /// A folder with these files.
 pub(super) fn app(files: &[(&str, &str)]) -> tempfile::TempDir {
@@ -397,4 +398,36 @@ fn what_is_there_and_left_out() {
         let found = snapshot.excluded_by(path).map(|decision| decision.rule.as_str());
         assert_eq!(found, expected, "{path}");
     }
+}
+
+/// More than are looked at together: entries of one folder, with a lock far from its manifest, and
+/// folders in one.
+#[test]
+fn very_many_in_one_folder() {
+    let folder = app(&[(".gitignore", "package-lock.json\n")]);
+    let mut expected = vec![".gitignore".to_owned()];
+    let mut add = |path: String| {
+        let full = folder.path().join(&path);
+        fs::create_dir_all(full.parent().expect("a parent")).expect("mkdir");
+        fs::write(full, &path).expect("write");
+        expected.push(path);
+    };
+    // In the order of bytes these are between the two.
+    (0..9000).for_each(|number| add(format!("package-m{number}")));
+    ["package-lock.json", "package.json"].iter().for_each(|name| add((*name).to_owned()));
+    (0..2100).for_each(|number| add(format!("x{number}/file")));
+    expected.sort();
+    let first = Snapshot::take_again(folder.path(), &Rules::default(), &Seen::default());
+    let (snapshot, seen) = first.expect("a snapshot");
+    assert!(snapshot.files().eq(expected.iter().map(String::as_str)));
+    assert!(snapshot.decisions.get("package-lock.json").is_some_and(|it| it.included));
+    let tree = |snapshot: &Snapshot| {
+        let everything = Selection { rules: vec!["*".to_owned()] };
+        snapshot.select(&everything).expect("a tree")
+    };
+    let (again, _) =
+        Snapshot::take_again(folder.path(), &Rules::default(), &seen).expect("a snapshot");
+    assert_eq!(tree(&again), tree(&snapshot));
+    let content = Digest::of(b"x2099/file");
+    assert_eq!(again.content("x2099/file").map(|content| content.digest), Some(content));
 }
